@@ -1,0 +1,1 @@
+"""From booking history and public trips to days and demand models."""

@@ -1,0 +1,1 @@
+"""The yardstick: paired evaluation of policies on the same days, and its reports."""

@@ -1,0 +1,1 @@
+"""Policies that decide who takes which booking: baselines, solvers and learned ones."""

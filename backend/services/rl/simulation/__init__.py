@@ -1,0 +1,1 @@
+"""The world: scenarios, days, the compiled engine, reward, observation, KPIs and rendering."""
