@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from services.rl.errors import ScenarioError
 
 from .demand import QUANTILES, DemandModel
-from .types import FloatArray
 
 
 class Split(StrEnum):
@@ -516,9 +515,3 @@ def _fitted_demand(demand: FittedDemand) -> DemandModel:
     if demand.bookings_per_day is None:
         return model
     return DemandModel(**{**model.__dict__, "bookings_mean": demand.bookings_per_day})
-
-
-def speed_by_minute(travel: HaversineTravel, day_start_min: int, minutes: int) -> FloatArray:
-    """Speed (km/h) of each minute after the day's start; hours repeat after midnight."""
-    clock = (day_start_min + np.arange(minutes)) // 60 % 24
-    return np.asarray(travel.speed_kmh, dtype=np.float64)[clock]
