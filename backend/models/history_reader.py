@@ -67,7 +67,7 @@ def read_history(
     """
     mapping = mapping or ColumnMapping()
     target = parse_url(url)
-    shown = target.render_as_string(hide_password=True)
+    shown = described(target)
     if target.get_backend_name() == "sqlite":
         _check_file(target)
     engine = create_engine(target)
@@ -78,6 +78,14 @@ def read_history(
         raise DataError(f"{shown} cannot be read: {reason(error)}") from error
     finally:
         engine.dispose()
+
+
+def described(url: URL) -> str:
+    """What a database is called in reports: no user, no password, no folder of this machine."""
+    if url.get_backend_name() == "sqlite":
+        return f"SQLite {Path(url.database or 'in memory').name}"
+    where = "" if url.host is None else f" on {url.host}"
+    return f"{url.get_backend_name()} database {url.database}{where}"
 
 
 def _check_file(target: URL) -> None:
@@ -156,7 +164,7 @@ class _Reader:
             for name, value in zip(OUTCOME_FIELDS, outcomes.get(row[key], nothing), strict=True):
                 values[name].append(value)
         return RawHistory(
-            source=f"database {self.shown}",
+            source=self.shown,
             columns=values,
             where=[f"booking row {i + 1}" for i in range(len(values["id"]))],
             naive_times=self.mapping.naive_times or "UTC",

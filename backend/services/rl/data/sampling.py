@@ -14,6 +14,9 @@ KM_PER_DEGREE = 111.195
 """Kilometres of one degree of latitude on the sphere that `travel` uses."""
 
 
+_PROBABILITY = np.linspace(0, 1, QUANTILES)
+
+
 def sample_bookings(
     model: DemandModel, rng: np.random.Generator, *, window_min: float = 30.0, volume: float = 1.0
 ) -> npt.NDArray[np.void]:
@@ -92,7 +95,7 @@ def _choose(rng: np.random.Generator, share: FloatArray, n: int) -> IntArray:
 
 
 def _from_quantiles(rng: np.random.Generator, quantiles: FloatArray, n: int) -> FloatArray:
-    return np.interp(rng.random(n), np.linspace(0, 1, QUANTILES), quantiles)
+    return np.interp(rng.random(n), _PROBABILITY, quantiles)
 
 
 def _address(
