@@ -168,7 +168,8 @@ class HistoryDays:
                 "collect the history again"
             )
         try:
-            with np.load(folder / "days.npz", allow_pickle=False) as stored:
+            path = folder / "days.npz"
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS}
                 dates, split = stored["dates"], stored["split"]
             fixed = {"schema", "name", "timezone", "day_start", "horizon_min", "split"}

@@ -41,11 +41,12 @@ def fitted_scenario(
         model_file: Where the model is saved; relative to the scenario's YAML.
         model_sha256: Its hash.
     """
+    training = history.labels(Split.TRAIN)
     return Scenario(
         name=history.name,
         description=(
-            f"Fitted to {len(history.labels(Split.TRAIN))} training days of {history.name}, "
-            f"{history.dates[0]} to {history.dates[-1]}: {model.bookings_mean:.0f} bookings a day."
+            f"Fitted to {len(training)} training days of {history.name}, "
+            f"{training[0]} to {training[-1]}: {model.bookings_mean:.0f} bookings a day."
         ),
         place=_place(history, model),
         travel=travel,

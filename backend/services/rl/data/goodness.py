@@ -7,7 +7,7 @@ days as the real set has (a parametric bootstrap), so bookings of one day may de
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from services.rl.simulation.demand import DemandModel
 from services.rl.simulation.types import Day, FloatArray
 
 from .demand_fit import demanded, regular_days
-from .sampling import sample_bookings
+from .sampling import sample_days
 from .validation import great_circle
 from .zones import Zones
 
@@ -92,12 +92,13 @@ def goodness_of_fit(model: DemandModel, days: Sequence[Day], seed: int = 0) -> l
     if total == 0:
         raise DataError("goodness of fit: there is no held-out day with bookings")
     step = -(-total // _MOST_REAL_BOOKINGS)
-    real = held_out[::step]
+    days_kept = held_out[::step]
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x464954]))
     usual = max(model.bookings_mean, 1.0)
-    reference_days = int(np.clip(_REFERENCE_BOOKINGS / usual, 2 * len(real), 1_000))
-    reference = [sample_bookings(model, rng) for _ in range(reference_days)]
-    replicates = [[sample_bookings(model, rng) for _ in real] for _ in range(REPLICATES)]
+    reference_days = int(np.clip(_REFERENCE_BOOKINGS / usual, 2 * len(days_kept), 1_000))
+    real = _Sample(np.concatenate(days_kept), len(days_kept))
+    reference = _drawn(model, rng, reference_days)
+    replicates = [_drawn(model, rng, len(days_kept)) for _ in range(REPLICATES)]
     results = []
     for aspect, statistic, measure, summary in _aspects(model):
         expected = measure(reference)
@@ -133,8 +134,19 @@ def prebooked_lead_min(bookings: Bookings) -> FloatArray:
     return lead
 
 
-_Measure = Callable[[list[Bookings]], FloatArray]
-_Summary = Callable[[list[Bookings]], float]
+class _Sample(NamedTuple):
+    """The bookings of some days, in one table."""
+
+    bookings: Bookings
+    days: int
+
+
+def _drawn(model: DemandModel, rng: np.random.Generator, days: int) -> _Sample:
+    return _Sample(sample_days(model, rng, days)[0], days)
+
+
+_Measure = Callable[[_Sample], FloatArray]
+_Summary = Callable[[_Sample], float]
 
 
 def _aspects(model: DemandModel) -> list[tuple[str, str, _Measure, _Summary]]:
@@ -142,43 +154,37 @@ def _aspects(model: DemandModel) -> list[tuple[str, str, _Measure, _Summary]]:
     groups = _zone_groups(model)
 
     def column(values: Callable[[Bookings], FloatArray]) -> tuple[_Measure, _Summary]:
-        def measure(days: list[Bookings]) -> FloatArray:
-            return np.sort(np.concatenate([values(day) for day in days]))
+        def measure(sample: _Sample) -> FloatArray:
+            return np.sort(values(sample.bookings))
 
-        return measure, lambda days: _mean(measure(days))
+        return measure, lambda sample: _mean(values(sample.bookings))
 
-    def share(flag: Callable[[Bookings], FloatArray]) -> tuple[_Measure, _Summary]:
-        def measure(days: list[Bookings]) -> FloatArray:
-            return np.array([_mean(np.concatenate([flag(day) for day in days]))])
+    def share(name: str) -> tuple[_Measure, _Summary]:
+        def summary(sample: _Sample) -> float:
+            return _mean(sample.bookings[name].astype(np.float64))
 
-        return measure, lambda days: float(measure(days)[0])
+        return lambda sample: np.array([summary(sample)]), summary
 
-    def pairs(days: list[Bookings]) -> FloatArray:
-        table = np.zeros(_PAIR_ZONES * _PAIR_ZONES)
-        for day in days:
-            np.add.at(table, groups(day), 1.0)
-        share: FloatArray = table / max(float(table.sum()), 1.0)
-        return share
+    def pairs(sample: _Sample) -> FloatArray:
+        return _shares(np.bincount(groups(sample.bookings), minlength=_PAIR_ZONES**2))
 
-    def priorities(days: list[Bookings]) -> FloatArray:
-        table = np.bincount(np.concatenate([day["priority"] for day in days]), minlength=6)
-        share: FloatArray = table[1:] / max(int(table.sum()), 1)
-        return share
+    def priorities(sample: _Sample) -> FloatArray:
+        return _shares(np.bincount(sample.bookings["priority"], minlength=6)[1:])
 
-    def counts(days: list[Bookings]) -> FloatArray:
-        return np.array([_mean(np.array([len(day) for day in days], dtype=np.float64))])
+    def per_day(sample: _Sample) -> float:
+        return len(sample.bookings) / sample.days
 
     return [
         ("promised time (min)", "KS", *column(lambda day: day["promised_min"])),
         ("trip length (km)", "KS", *column(trip_km)),
         ("lead time of the pre-booked (min)", "KS", *column(prebooked_lead_min)),
         ("pickup service (min)", "KS", *column(lambda day: day["pickup_service_min"])),
-        ("pairs of zones", "TV", pairs, lambda days: float((pairs(days) > 0).sum())),
-        ("priorities", "TV", priorities, lambda days: float(priorities(days) @ np.arange(1, 6))),
-        ("immediate", "difference", *share(lambda day: day["immediate"].astype(np.float64))),
-        ("wheelchair", "difference", *share(lambda day: day["wheelchair"].astype(np.float64))),
-        ("returns", "difference", *share(lambda day: day["is_return"].astype(np.float64))),
-        ("bookings a day", "relative difference", counts, lambda days: float(counts(days)[0])),
+        ("pairs of zones", "TV", pairs, lambda sample: float((pairs(sample) > 0).sum())),
+        ("priorities", "TV", priorities, lambda s: float(priorities(s) @ np.arange(1, 6))),
+        ("immediate", "difference", *share("immediate")),
+        ("wheelchair", "difference", *share("wheelchair")),
+        ("returns", "difference", *share("is_return")),
+        ("bookings a day", "relative difference", lambda s: np.array([per_day(s)]), per_day),
     ]
 
 
@@ -210,6 +216,10 @@ def _distance(statistic: str, a: FloatArray, b: FloatArray) -> float:
         return 0.5 * float(np.abs(a - b).sum())
     apart = abs(float(a[0]) - float(b[0]))
     return apart / max(abs(float(b[0])), 1e-9) if statistic == "relative difference" else apart
+
+
+def _shares(counts: npt.NDArray[np.int64]) -> FloatArray:
+    return counts / max(int(counts.sum()), 1)
 
 
 def _mean(values: FloatArray) -> float:

@@ -15,7 +15,7 @@ from services.rl.simulation.types import FloatArray
 from .dataset import HistoryDays
 from .demand_fit import demanded, regular_days
 from .goodness import prebooked_lead_min, trip_km
-from .sampling import KM_PER_DEGREE, sample_bookings
+from .sampling import KM_PER_DEGREE, sample_days
 from .service import Service
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#e08a2c", "#4c9a6a", "#c0504d", "#9a9a9a"
@@ -117,11 +117,14 @@ def plot_map(history: HistoryDays, path: Path, model: DemandModel | None) -> Non
     middle = float(np.median(bookings["pickup_lat"]))
     stretch = 1 / np.cos(np.radians(middle))
     size = float(np.clip(16_000 / len(bookings), 1.5, 14))
-    for end, colour in (("pickup", BLUE), ("dropoff", ORANGE)):
-        axis.scatter(
-            bookings[f"{end}_lon"], bookings[f"{end}_lat"], s=size, color=colour, alpha=0.30,
-            linewidths=0, label=f"{end}s", rasterized=True,
-        )  # fmt: skip
+    # Mixed in a fixed random order, so that neither end hides the other.
+    lon = np.concatenate([bookings["pickup_lon"], bookings["dropoff_lon"]])
+    lat = np.concatenate([bookings["pickup_lat"], bookings["dropoff_lat"]])
+    colour = np.repeat([BLUE, ORANGE], len(bookings))
+    order = np.random.default_rng(0).permutation(len(lon))
+    axis.scatter(lon[order], lat[order], s=size, c=colour[order], alpha=0.35, linewidths=0)
+    for label, of in (("pickups", BLUE), ("dropoffs", ORANGE)):
+        axis.scatter([], [], s=34, color=of, linewidths=0, label=label)
     if model is not None:
         weight = (model.stream_share[:, None, None] * model.od_share).sum(axis=0)
         share = (weight.sum(axis=0) + weight.sum(axis=1)) / 2
@@ -139,10 +142,8 @@ def plot_map(history: HistoryDays, path: Path, model: DemandModel | None) -> Non
     axis.ticklabel_format(useOffset=False)
     legend = axis.legend(fontsize=8, loc="upper left", framealpha=0.9)
     for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set_alpha(1)
-            if hasattr(handle, "set_sizes"):
-                handle.set_sizes([34])
+        if handle is not None and hasattr(handle, "set_sizes"):
+            handle.set_sizes([34])
     _save(figure, path)
 
 
@@ -232,9 +233,9 @@ def plot_fit(history: HistoryDays, model: DemandModel, seed: int, path: Path) ->
     held_out = Split.VALIDATION if (history.split == 1).any() else Split.TRAIN
     real = [demanded(day) for day in regular_days(history.days(held_out))]
     rng = np.random.default_rng(seed)
-    drawn = [sample_bookings(model, rng) for _ in range(200)]
+    drawn, drawn_counts = sample_days(model, rng, 200)
     both = ((np.concatenate(real), f"{held_out.value} days", BLUE),
-            (np.concatenate(drawn), "drawn from the model", ORANGE))  # fmt: skip
+            (drawn, "drawn from the model", ORANGE))  # fmt: skip
     figure = _figure(9.5, 6.4)
     hours, length, lead, counts = figure.subplots(2, 2).ravel()
     edges = np.arange(0, history.horizon_min + 30, 30) / 60 + start_hour(history)
@@ -249,16 +250,14 @@ def plot_fit(history: HistoryDays, model: DemandModel, seed: int, path: Path) ->
         ahead = np.sort(prebooked_lead_min(bookings)) / 60
         if len(ahead):
             lead.plot(ahead, 100 * np.arange(1, len(ahead) + 1) / len(ahead), **style)
-    top = max(max(map(len, real)), max(map(len, drawn)))
-    sizes = np.linspace(0, top + 1, 25)
-    for days, colour in ((drawn, ORANGE), (real, BLUE)):
-        share, _ = np.histogram([len(day) for day in days], sizes)
-        counts.stairs(100 * share / share.sum(), sizes, color=colour, fill=days is drawn,
-                      alpha=0.55 if days is drawn else 1.0, linewidth=1.6)  # fmt: skip
+    for of, colour in ((np.array([len(day) for day in real]), BLUE), (drawn_counts, ORANGE)):
+        sizes = np.sort(of)
+        counts.step(sizes, 100 * np.arange(1, len(sizes) + 1) / len(sizes), where="post",
+                    color=colour, linewidth=1.6)  # fmt: skip
     _plain(hours, "Promised pickup", "hour", "% of bookings")
     _plain(length, "Trip length, great circle", "km", "% of bookings")
     _plain(lead, "Lead time of the pre-booked", "hours", "% up to")
-    _plain(counts, "Bookings a day (regular days)", "bookings", "% of days")
+    _plain(counts, "Bookings a day (regular days)", "bookings", "% of days up to")
     hours.legend(fontsize=8, frameon=False, loc="lower center")
     for axis in (hours, length):
         axis.set_ylim(0, None)

@@ -20,25 +20,40 @@ _PROBABILITY = np.linspace(0, 1, QUANTILES)
 def sample_bookings(
     model: DemandModel, rng: np.random.Generator, *, window_min: float = 30.0, volume: float = 1.0
 ) -> npt.NDArray[np.void]:
-    """The bookings of one day.
+    """The bookings of one day; see `sample_days`."""
+    return sample_days(model, rng, 1, window_min=window_min, volume=volume)[0]
 
-    The number is Poisson around a Gamma-distributed expectation (a negative binomial), so that
-    days differ by more than chance when ``bookings_cv`` is positive.
+
+def sample_days(
+    model: DemandModel,
+    rng: np.random.Generator,
+    days: int,
+    *,
+    window_min: float = 30.0,
+    volume: float = 1.0,
+) -> tuple[npt.NDArray[np.void], IntArray]:
+    """The bookings of several independent days, drawn together.
+
+    A day's number is Poisson around a Gamma-distributed expectation (a negative binomial), so
+    that days differ by more than chance when ``bookings_cv`` is positive.
 
     Args:
         model: What to draw from.
         rng: Source of randomness.
+        days: How many days.
         window_min: Width of the pickup window.
         volume: Factor on the expected number of bookings.
 
     Returns:
-        ``(B,)`` of `BOOKING_DTYPE`, sorted by ``created_min``.
+        All bookings, `BOOKING_DTYPE`, day after day and by ``created_min`` within each; and the
+        number of bookings of each day, ``(days,)``.
     """
-    expected = model.bookings_mean * volume
-    if model.bookings_cv > 0 and expected > 0:
+    expected = np.full(days, model.bookings_mean * volume)
+    if model.bookings_cv > 0:
         shape = 1.0 / model.bookings_cv**2
-        expected = rng.gamma(shape, expected / shape)
-    bookings = np.zeros(int(rng.poisson(expected)), dtype=BOOKING_DTYPE)
+        expected *= rng.gamma(shape, 1.0 / shape, days)
+    counts: IntArray = rng.poisson(expected).astype(np.int64)
+    bookings = np.zeros(int(counts.sum()), dtype=BOOKING_DTYPE)
     stream = _choose(rng, model.stream_share, len(bookings))
     for s in np.unique(stream):
         _fill_stream(model, int(s), rng, bookings, np.flatnonzero(stream == s))
@@ -47,8 +62,8 @@ def sample_bookings(
     bookings["fare"] = np.nan
     bookings["deadhead_noise"] = bookings["trip_noise"] = 1.0
     bookings["cancelled_min"] = NEVER
-    ordered: npt.NDArray[np.void] = bookings[np.argsort(bookings["created_min"], kind="stable")]
-    return ordered
+    order = np.lexsort((bookings["created_min"], np.repeat(np.arange(days), counts)))
+    return bookings[order], counts
 
 
 def _fill_stream(
