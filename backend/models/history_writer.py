@@ -1,6 +1,7 @@
 """Write the rows of a history into a new SQLite file or an existing database, in bulk."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def write_sqlite(history: SyntheticHistory, path: Path) -> None:
     except (OSError, DataError) as error:
         raise UsageError(f"the history cannot be written to {path}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_database(history: SyntheticHistory, url: str | URL, *, replace: bool = False) -> None:

@@ -232,22 +232,24 @@ class _Checks:
             self.reject(missing(self.column(name)), Reason.MISSING, f"{name} is missing")
 
     def zones(self) -> None:
-        """Times without a zone are ambiguous as soon as others have one."""
-        zoned = np.zeros(self.n, dtype=np.bool_)
-        naive = np.zeros(self.n, dtype=np.bool_)
+        """Times without a zone are ambiguous as soon as others have one.
+
+        A file is written by one program: mixing there is a fault of the whole file. In a database
+        each column has its own type; only rows that differ from others of the column are
+        ambiguous.
+        """
         kept = self.rejections.kept()
-        for column in self.time.values():
-            zoned |= column.zoned & kept
-            naive |= column.naive & kept
-        if not (zoned.any() and naive.any()):
-            return
-        if self.raw.mixed_times_are_fatal:
+        zoned = np.stack([column.zoned & kept for column in self.time.values()])
+        naive = np.stack([column.naive & kept for column in self.time.values()])
+        if self.raw.mixed_times_are_fatal and zoned.any() and naive.any():
+            without, with_ = (self.raw.where[int(np.argmax(m.any(axis=0)))] for m in (naive, zoned))
             raise DataError(
-                f"{self.raw.source}: mixed time zones: {self.raw.where[int(np.argmax(naive))]} has "
-                f"a time without a zone, {self.raw.where[int(np.argmax(zoned))]} one with; "
-                "write all times with a zone, or none"
+                f"{self.raw.source}: mixed time zones: {without} has a time without a zone, "
+                f"{with_} one with; write all times with a zone, or none"
             )
-        self.reject(naive, Reason.NO_ZONE, "a time has no zone while others of the history have")
+        for name, has, has_not in zip(self.time, zoned, naive, strict=True):
+            if has.any():
+                self.reject(has_not, Reason.NO_ZONE, f"{name} has no zone while others have one")
 
     def values(self) -> None:
         for name, column in self.time.items():
