@@ -121,7 +121,7 @@ class _Source:
             self.is_text[field] = not isinstance(type_, DateTime)
             self.columns[field] = column(source, type_)
         self.with_zone = {
-            field: isinstance(types[source], DateTime) and bool(types[source].timezone)
+            field: getattr(types[source], "timezone", False) is True
             for field, source in self.names.items()
         }
         self.table: TableClause = table(bare, *self.columns.values(), schema=schema or None)

@@ -108,9 +108,14 @@ def _reachable(binaries: Path, folder: Path, user: int | None) -> Path:
     ) if _visible(binaries) else None  # fmt: skip
     if probe is not None and probe.returncode == 0:
         return binaries
-    copy = folder / "install"
-    shutil.copytree(binaries.parent, copy, symlinks=True)
-    for path in (copy, *copy.rglob("*")):
+    # <package>/pginstall/bin, with the wheel's shared libraries in <package>.libs beside it.
+    install, package = binaries.parent, binaries.parent.parent
+    copy = folder / package.name / install.name
+    shutil.copytree(install, copy, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    for path in folder.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755)
     return copy / "bin"

@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--name {name!r} may have only letters, digits, '_', '.' and '-'")
     folder = arguments.out or paths.data_dir() / "history" / name
     check_target(folder)
-    check_zone(arguments.timezone, "--timezone")
+    today = datetime.now(check_zone(arguments.timezone, "--timezone")).date()
     mapping = ColumnMapping() if arguments.mapping is None else load_mapping(arguments.mapping)
     rules = DayRules(
         timezone=arguments.timezone,
         days=arguments.days,
-        until=arguments.until,
+        until=min(arguments.until or today, today),
         day_start=arguments.day_start,
         horizon_min=None if arguments.hours is None else 60 * arguments.hours,
     )

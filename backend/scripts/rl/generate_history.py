@@ -11,6 +11,8 @@ from services.rl.data.synthetic_history import synthesise_history
 from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import load_scenario
 
+MOST_DAYS, LAST_YEAR = 3_660, 2090
+
 EXAMPLES = """
 generate_history.py
 generate_history.py --days 30 --seed 7 --out /tmp/history.sqlite
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("--out and --database-url exclude each other")
     if arguments.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
+    if arguments.days > MOST_DAYS or arguments.start.year > LAST_YEAR:
+        raise UsageError(f"at most {MOST_DAYS} days, starting no later than {LAST_YEAR}")
     history = synthesise_history(
         load_scenario(arguments.scenario),
         start=arguments.start,

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,20 @@ def generate(*arguments: object) -> int:
     return exit_code(generate_history.main, [str(a) for a in arguments])
 
 
+@pytest.fixture(scope="session")
+def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo_history.sqlite"
+    assert generate("--days", 14, "--scenario", "geneva_small", "--quiet", "--out", path) == 0
+    return path
+
+
 @pytest.fixture
-def demo(atmr_home: Path) -> Path:
-    assert generate("--days", 14, "--scenario", "geneva_small", "--quiet") == 0
-    return atmr_home / "data" / "rl"
+def demo(demo_file: Path, atmr_home: Path) -> Path:
+    """The data folder of a home that has the demo history."""
+    folder = atmr_home / "data" / "rl"
+    folder.mkdir(parents=True)
+    shutil.copy(demo_file, folder)
+    return folder
 
 
 def test_generate_then_collect_with_no_argument_makes_a_scenario(demo, capsys, tmp_path):

@@ -39,7 +39,8 @@ class DayRules:
     Attributes:
         timezone: Whose wall clock counts.
         days: Calendar days to keep, up to the last one.
-        until: Last date kept; None: the last with a valid booking.
+        until: Later bookings are not history; the last date at or before it that has a valid
+            booking ends the period. None: the last of all.
         day_start: "HH:MM"; None: inferred from the promised times.
         horizon_min: Length of the operating day; None: inferred.
         window_min: Width of the pickup window.
@@ -131,7 +132,10 @@ def _period(history: History, wall_day: FloatArray, rules: DayRules) -> BoolArra
     """Mask of the bookings within the last ``days`` days; the others are rejected."""
     last = float(wall_day.max())
     if rules.until is not None:
-        last = min(last, float((rules.until - date(1970, 1, 1)).days))
+        # A single date mistyped into the future must not push the real history out.
+        until = float((rules.until - date(1970, 1, 1)).days)
+        last = float(wall_day[wall_day <= until].max(initial=-np.inf))
+        last = last if np.isfinite(last) else until
     first = -np.inf if rules.days is None else last - rules.days + 1
     inside: BoolArray = (wall_day >= first) & (wall_day <= last)
     earliest = "" if rules.days is None else f"{_date(first)} to "

@@ -19,6 +19,9 @@ from .local_time import instants
 
 _TRUE = {"true", "t", "1", "yes", "y", "oui", "ja", "vrai"}
 _FALSE = {"false", "f", "0", "no", "n", "non", "nein", "faux"}
+FIRST_YEAR, LAST_YEAR = 1990, 2100
+"""Times outside these years are typing errors (or a database's "never")."""
+
 _SWISS_FORMATS = ("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")
 
 
@@ -101,7 +104,7 @@ def times(values: Sequence[Any], naive_zone: ZoneInfo) -> Times:
         if is_missing(value):
             continue
         parsed = value if isinstance(value, datetime) else _parsed(value)
-        if parsed is None:
+        if parsed is None or not FIRST_YEAR <= parsed.year <= LAST_YEAR:
             unusable[i] = True
         elif parsed.tzinfo is None:
             naive[i] = True

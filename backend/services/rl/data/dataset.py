@@ -172,6 +172,11 @@ class HistoryDays:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS}
                 dates, split = stored["dates"], stored["split"]
+            for name, dtype in _DTYPES.items():
+                if arrays[name].dtype != dtype:
+                    raise DataError(
+                        f"{path}: {name} has other fields than this code; collect again"
+                    )
             fixed = {"schema", "name", "timezone", "day_start", "horizon_min", "split"}
             return cls(
                 name=str(description["name"]),

@@ -44,11 +44,6 @@ class RawHistory:
         """Number of bookings read."""
         return len(self.where)
 
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """Optional fields that the source has no column for."""
-        return tuple(name for name in BOOKING_FIELDS if name not in self.columns)
-
 
 def from_rows(
     rows: Iterable[Mapping[str, Any]],

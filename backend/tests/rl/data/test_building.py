@@ -93,6 +93,26 @@ def test_bookings_before_the_period_are_rejected_and_counted(booking_row, rows):
     assert history.facts["counts"]["rejected_by_reason"] == {"outside_period": 1}
 
 
+def test_a_date_mistyped_into_the_future_does_not_push_the_history_out(booking_row, rows):
+    typo = local(date(2052, 3, 3), 9)
+    table = [*rows, booking_row(scheduled_time=typo)]
+    history = build(
+        table,
+        rules=DayRules(days=30, until=date(2025, 6, 1), day_start="08:00", horizon_min=480),
+    )
+    assert history.dates == ("2025-03-03",)
+    assert history.facts["counts"]["rejected_by_reason"] == {"outside_period": 1}
+
+
+def test_a_wall_time_that_the_clocks_skipped_is_rejected(booking_row, rows):
+    for row in rows:
+        row["scheduled_time"] = row["scheduled_time"].strftime("%Y-%m-%d %H:%M")
+        row["created_at"] = "2025-02-01 08:00"
+    table = [*rows, booking_row(scheduled_time="2025-03-30 02:30", created_at="2025-02-01 08:00")]
+    history = validate(from_rows(table, naive_times="Europe/Zurich"))
+    assert history.rejections.counts() == {"not_a_time": 1}
+
+
 def test_nothing_left_is_an_error(rows):
     with pytest.raises(DataError, match="outside_operating_day 30"):
         build(rows, rules=DayRules(day_start="02:00", horizon_min=60))

@@ -85,7 +85,8 @@ def test_a_failure_half_way_leaves_the_old_data_set_untouched(raw, tmp_path, mon
 
 def test_an_old_data_set_is_replaced_whole(raw, tmp_path):
     folder = tmp_path / "d"
-    collect(raw, folder, DayRules(), name="d", fit=True)
+    collect(raw, folder, DayRules(), name="d", fit=False)
+    (folder / "scenario.yaml").write_text("of an earlier fit")
     collect(raw, folder, DayRules(), name="d", fit=False)
     assert not (folder / "scenario.yaml").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -97,6 +97,16 @@ def test_a_damaged_archive_with_a_matching_hash_is_one_sentence(history, tmp_pat
         HistoryDays.open(tmp_path)
 
 
+def test_a_data_set_with_other_fields_is_one_sentence(history, tmp_path):
+    from dataclasses import replace
+    from typing import cast
+
+    names = [name for name in cast(tuple[str, ...], BOOKING_DTYPE.names) if name != "fare"]
+    replace(history, bookings=history.bookings[names].copy()).write(tmp_path)
+    with pytest.raises(DataError, match="bookings has other fields"):
+        HistoryDays.open(tmp_path)
+
+
 def test_another_data_set_than_the_scenarios_is_refused(history, tmp_path):
     history.write(tmp_path)
     with pytest.raises(DataError, match="not the data set"):

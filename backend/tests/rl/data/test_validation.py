@@ -39,6 +39,8 @@ FAULTS = [
     ({"pickup_service_min": -3}, Reason.SERVICE, "-3"),
     ({"scheduled_time": "tomorrow"}, Reason.BAD_TIME, "scheduled_time"),
     ({"scheduled_time": "2025-03-03"}, Reason.BAD_TIME, "scheduled_time"),
+    ({"scheduled_time": datetime(9999, 12, 31, tzinfo=UTC)}, Reason.BAD_TIME, "scheduled_time"),
+    ({"created_at": "0001-01-01T00:00:00+00:00"}, Reason.BAD_TIME, "created_at"),
     ({"created_at": "2025-02-30T10:00:00+01:00"}, Reason.BAD_TIME, "created_at"),
     ({"scheduled_time": "2025-03-03 09:00:00"}, Reason.NO_ZONE, "no zone"),
     ({"created_at": NOON + timedelta(hours=9)}, Reason.SCHEDULED_EARLY, "after its scheduled"),
