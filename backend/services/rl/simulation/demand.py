@@ -5,6 +5,7 @@ from a company's history), and one compiled sampler turns it and a seed into a d
 """
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,10 @@ class DemandModel:
         if not path.is_file():
             raise DataError(f"demand model {path} does not exist")
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 meta = json.loads(str(stored["meta"]))
                 arrays = {name: stored[name] for name in stored.files if name != "meta"}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"demand model {path} cannot be read: {error}") from error
         if meta.pop("schema", None) != DEMAND_SCHEMA:
             raise DataError(f"demand model {path} has another schema than {DEMAND_SCHEMA}")

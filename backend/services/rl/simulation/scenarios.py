@@ -56,7 +56,7 @@ class Site(Coordinates):
     """A place where trips begin or end."""
 
     name: str
-    kind: Literal["hospital", "clinic", "care_home", "residential"]
+    kind: Literal["hospital", "clinic", "care_home", "residential", "zone"]  # zone: fitted
     weight: float = Field(default=1.0, gt=0)
     spread_km: float = Field(default=0.05, ge=0, le=20)
 
@@ -142,7 +142,10 @@ class SyntheticDemand(_Model):
 
 
 class FittedDemand(_Model):
-    """Demand fitted to a company's history (a saved `DemandModel`)."""
+    """Demand fitted to a company's history (a saved `DemandModel`).
+
+    In a YAML file ``model`` is relative to the file's folder; once loaded it is absolute.
+    """
 
     kind: Literal["fitted"] = "fitted"
     model: str
@@ -151,7 +154,11 @@ class FittedDemand(_Model):
 
 
 class ReplayDemand(_Model):
-    """Real days of a data set made by ``collect_historical_data.py``, split by calendar."""
+    """Real days of a data set made by ``collect_historical_data.py``, split by calendar.
+
+    In a YAML file ``dataset`` (a folder) is relative to the file's folder; once loaded it is
+    absolute. The hash is that of the folder's ``days.npz``.
+    """
 
     kind: Literal["replay"] = "replay"
     dataset: str
@@ -277,8 +284,15 @@ class Scenario(_Model):
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that shapes a day (the description left out)."""
-        return _sha256(self.model_dump(mode="json", exclude={"description"}))
+        """Hash of everything that shapes a day (the description left out).
+
+        Fitted models and data sets count by their content, not by where they lie: the same
+        world on another machine has the same hash.
+        """
+        raw = self.model_dump(mode="json", exclude={"description"})
+        for name in _PATH_FIELDS:
+            raw["demand"].pop(name, None)
+        return _sha256(raw)
 
     @property
     def num_epochs(self) -> int:
@@ -386,16 +400,39 @@ def parse_scenario(raw: Any, source: str) -> Scenario:
 
 
 def save_scenario(scenario: Scenario, path: Path) -> None:
-    """Write a scenario as YAML, atomically."""
+    """Write a scenario as YAML, atomically.
+
+    Files inside the YAML's folder are named relative to it, so that the folder can move.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
+    raw = scenario.model_dump(mode="json")
+    folder = path.parent.resolve()
+    for name in _PATH_FIELDS & raw["demand"].keys():
+        target = Path(raw["demand"][name])
+        if target.is_absolute() and target.is_relative_to(folder):
+            raw["demand"][name] = target.relative_to(folder).as_posix()
     temporary.write_text(
-        yaml.safe_dump(
-            scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
-        ),
-        encoding="utf-8",
+        yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8"
     )
     temporary.replace(path)
+
+
+_PATH_FIELDS = frozenset({"model", "dataset"})
+"""Fields of a demand that name a file or folder beside the scenario's YAML."""
+
+
+def _anchored(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve the demand's paths against the folder of the YAML file that gives them."""
+    demand = raw.get("demand")
+    if not isinstance(demand, dict):
+        return raw
+    anchored = {
+        name: str((folder / value).resolve())
+        for name, value in demand.items()
+        if name in _PATH_FIELDS and isinstance(value, str)
+    }
+    return {**raw, "demand": {**demand, **anchored}}
 
 
 def _raw(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -420,12 +457,15 @@ def _raw(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ScenarioError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ScenarioError(f"{name}: a scenario is a mapping of fields")
-    parent = raw.pop("extends", None)
+    if path.suffix in {".yaml", ".yml"}:
+        raw = _anchored(raw, path.parent)
+    fields: dict[str, Any] = raw
+    parent = fields.pop("extends", None)
     if parent is None:
-        return raw
+        return fields
     parent_path = path.parent / str(parent)
     known_parent = str(parent_path) if parent_path.suffix in {".yaml", ".yml"} else str(parent)
-    return _merged(_raw(known_parent, (*seen, name)), raw)
+    return _merged(_raw(known_parent, (*seen, name)), fields)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

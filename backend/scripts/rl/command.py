@@ -1,0 +1,148 @@
+"""What every command line shares: options, one-sentence errors, exit codes, results as JSON.
+
+Exit codes: 0 success, 1 a failed gate or check, 2 wrong usage or input, 130 interrupted.
+A script defines ``main(argv) -> int`` and ends with ``run(main)``; it then works from any folder,
+as ``python scripts/rl/x.py`` or ``python backend/scripts/rl/x.py``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from services.rl.errors import AtmrError, UsageError
+
+SUCCESS, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+T = TypeVar("T")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence and which never guesses at options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one sentence that points at ``--help``, and exit with 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(WRONG_USAGE)
+
+
+def command_parser(description: str, examples: str) -> Parser:
+    """A parser with the common options ``--json`` and ``--quiet``; examples end its help."""
+    parser = Parser(
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def exit_code(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None
+) -> int:
+    """Run ``main`` and turn what a person can cause into a sentence and an exit code."""
+    try:
+        return main(argv) or SUCCESS
+    except AtmrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; keep the interpreter's last flush quiet as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SUCCESS
+
+
+def run(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Run a script's ``main`` and leave with its exit code."""
+    raise SystemExit(exit_code(main, argv))
+
+
+def positive_int(text: str) -> int:
+    """Argument type: a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def progress(
+    items: Iterable[T], *, label: str, quiet: bool, total: int | None = None
+) -> Iterable[T]:
+    """The items under a progress bar; none when quiet or when the output is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        return items
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, desc=label, total=total, leave=False)
+    return bar
+
+
+def write_json(path: Path, payload: Any) -> None:
+    """Write JSON under a temporary name, then rename.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(payload, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"--json {path} cannot be written: {error.strerror}") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Which command, code and machine made a result: for the head of every JSON file."""
+    return {
+        "command": " ".join(_without_secrets(sys.argv)),
+        "commit": _commit(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The command line with the value of ``--database-url`` left out: it may hold a password."""
+    shown = list(arguments)
+    for i, argument in enumerate(shown):
+        if argument.startswith("--database-url="):
+            shown[i] = "--database-url=..."
+        elif argument == "--database-url" and i + 1 < len(shown):
+            shown[i + 1] = "..."
+    return shown
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - git is looked up on PATH on purpose
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
