@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,13 +35,17 @@ _FORBIDDEN_COST = 10_000_000  # no prize comes near; small enough not to overflo
 _FAR_FUTURE_S = 10**8
 
 
+Phase = Literal["fixed", "copies"]
+
+
 @dataclass(frozen=True)
 class SearchSettings:
     """How PyVRP searches. Defaults chosen on 130-booking days against PyVRP's own.
 
     Attributes:
         late_step_min: Width of a late copy; inf models hard windows.
-        rounds: Alternations of fixed windows and copies; see `search_routes`.
+        phases: Searches that share the time, each ``fixed`` or ``copies``; see `search_routes`.
+        exhaustive_on_best: Whether every new best is searched exhaustively (PyVRP's default).
         num_neighbours: Size of the granular neighbourhood, in clients.
         weight_wait_time: Weight of waiting seconds against deadhead cost in what counts as near.
             Jobs spread over a day are near in time first; PyVRP's default is 0.2.
@@ -52,7 +56,8 @@ class SearchSettings:
     """
 
     late_step_min: float = 15.0
-    rounds: int = 1
+    phases: tuple[Phase, ...] = ("fixed", "copies")
+    exhaustive_on_best: bool = True
     num_neighbours: int = 100
     weight_wait_time: float = 5.0
     max_penalty: float = 300.0
@@ -136,10 +141,10 @@ def search_routes(
     lateness_matters = math.isfinite(settings.late_step_min) and bool(
         np.any(problem.pickup_by > problem.window_end)
     )
-    phases = [False, True] * settings.rounds if lateness_matters else [False]
-    for i, copies in enumerate(phases):
+    phases = settings.phases if lateness_matters else ("fixed",)
+    for i, phase in enumerate(phases):
         part = deadline.share(len(phases) - i)
-        fixed = None if copies else _fixed_windows(problem, best, lateness_matters)
+        fixed = None if phase == "copies" else _fixed_windows(problem, best, lateness_matters)
         model = _Model(vrp, problem, settings, fixed)
         if not model.job_of_client:
             break
@@ -175,7 +180,9 @@ def _run(
 ) -> tuple[list[list[int]], int]:
     """One search of PyVRP: routes and iterations."""
     params = vrp.SolveParams(
-        ils=vrp.IteratedLocalSearchParams(history_length=settings.history_length),
+        ils=vrp.IteratedLocalSearchParams(
+            history_length=settings.history_length, exhaustive_on_best=settings.exhaustive_on_best
+        ),
         penalty=vrp.PenaltyParams(max_penalty=settings.max_penalty),
         neighbourhood=vrp.search.NeighbourhoodParams(
             weight_wait_time=settings.weight_wait_time, num_neighbours=settings.num_neighbours

@@ -10,7 +10,7 @@ whole plan is committed at once.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,15 @@ from .routing import (
     Visit,
     feasible_route,
     nearest_feasible,
+    plan_value,
     problem_of_state,
     scenario_travel,
 )
 
 logger = logging.getLogger(__name__)
 
-ROLLING_SETTINGS = SearchSettings()
+ROLLING_SETTINGS = SearchSettings(phases=("fixed",), num_neighbours=50)
+LOOK_AHEAD_MIN = 180.0
 
 # What PyVRP raises on data it refuses; anything else is a defect of ours and should surface.
 _SOLVER_FAILURES = (PolicyError, ValueError, IndexError, RuntimeError, OverflowError)
@@ -74,6 +76,7 @@ class RollingPolicy:
         budget_ms: float | None = 200.0,
         max_iterations: int | None = None,
         seed: int = 0,
+        look_ahead_min: float = LOOK_AHEAD_MIN,
         settings: SearchSettings = ROLLING_SETTINGS,
     ) -> None:
         """Plan for a scenario.
@@ -85,6 +88,7 @@ class RollingPolicy:
             max_iterations: Iterations per epoch; with ``budget_ms=None`` decisions are the same
                 on every machine.
             seed: Of the search.
+            look_ahead_min: Bookings promised later than this from now are not planned yet.
             settings: How PyVRP searches.
         """
         if budget_ms is None and max_iterations is None:
@@ -96,6 +100,7 @@ class RollingPolicy:
         self._tables = scenario_travel(scenario, tables)
         self._max_iterations = max_iterations
         self._seed = seed
+        self._look_ahead_min = look_ahead_min
         self._settings = settings
 
     def decide(
@@ -117,16 +122,26 @@ class RollingPolicy:
         begun = time.perf_counter()
         budget = self.budget_ms if budget_ms is None else budget_ms
         seed = self._seed if rng is None else int(rng.integers(2**31))
-        problem = problem_of_state(state, self.scenario, self._tables)
-        previous = plan.rows(state) if isinstance(plan, RoutePlan) else None
-        start = nearest_feasible(problem, previous)
+        near = np.flatnonzero(
+            state.bookings["promised_min"] <= state.now_min + self._look_ahead_min
+        )
+        planned = replace(
+            state,
+            bookings=state.bookings[near],
+            booking_ids=tuple(state.booking_ids[row] for row in near),
+        )
+        problem = problem_of_state(planned, self.scenario, self._tables)
+        start = _start(problem, plan.rows(planned) if isinstance(plan, RoutePlan) else None)
         deadline = Deadline(
             None if budget is None else begun + budget / 1000.0, self._max_iterations
         )
         routes = self._search(problem, start, deadline, seed)
         visits = [feasible_route(problem, d, route) for d, route in enumerate(routes)]
-        decisions = self._due(state, visits)
-        return DecisionSet(tuple(decisions), _named(state, visits))
+        decisions = [
+            replace(decision, booking=int(near[decision.booking]))
+            for decision in self._due(planned, visits)
+        ]
+        return DecisionSet(tuple(decisions), _named(planned, visits))
 
     def _search(
         self, problem: RoutingProblem, start: list[list[int]], deadline: Deadline, seed: int
@@ -166,6 +181,18 @@ class RollingPolicy:
                     )
                 )
         return decisions
+
+
+def _start(problem: RoutingProblem, previous: list[list[int]] | None) -> list[list[int]]:
+    """The better of a plan made afresh and the previous one with the new jobs appended."""
+    plans = [nearest_feasible(problem)]
+    if previous is not None:
+        kept = [
+            [visit.job for visit in feasible_route(problem, d, route)]
+            for d, route in enumerate(previous)
+        ]
+        plans.append(nearest_feasible(problem, kept))
+    return max(plans, key=lambda routes: plan_value(problem, routes))
 
 
 def _named(state: DispatchState, visits: Sequence[Sequence[Visit]]) -> RoutePlan:

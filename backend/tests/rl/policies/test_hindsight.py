@@ -60,10 +60,10 @@ def test_its_value_is_the_exact_value_of_its_routes():
 def test_knowing_the_day_is_worth_more_than_rolling_through_it():
     scenario = load_scenario("geneva")
     gain = []
-    for seed in range(3):
+    for seed in range(2):
         day = random_day(seed, num_bookings=25)
-        rolled, _ = play(day, scenario, RollingPolicy(scenario, budget_ms=None, max_iterations=40))
-        gain.append(plan_of(day, scenario, 1000).value - rolled)
+        rolled, _ = play(day, scenario, RollingPolicy(scenario, budget_ms=None, max_iterations=15))
+        gain.append(plan_of(day, scenario, 500).value - rolled)
     assert np.mean(gain) > 0
 
 

@@ -17,6 +17,7 @@ from services.rl.policies.routing import (
     nearest_feasible,
     plan_value,
     problem_of_day,
+    problem_of_state,
     scenario_travel,
 )
 from services.rl.simulation.scenarios import Split, load_scenario
@@ -105,9 +106,35 @@ def test_late_within_the_grace_beats_never():
     answer = policy().decide(state)
     assert committed(state, answer) == {"b0": 0}
     assert answer.decisions[0].features["late_min"] == pytest.approx(10, abs=1e-6)
-    hard = policy(settings=SearchSettings(late_step_min=math.inf))
-    assert not hard.decide(state).decisions
     assert not policy().decide(state_of(day, 106)).decisions  # 146: past the grace
+
+
+def test_late_copies_find_what_hard_windows_cannot():
+    scenario = even_scenario()
+    problem = problem_of_state(state_of(late_day(), 100), scenario, scenario_travel(scenario))
+    for step, routes in ((15.0, [[0]]), (5.0, [[0]]), (math.inf, [[]])):
+        for phases in (("fixed",), ("copies",)):
+            settings = SearchSettings(late_step_min=step, phases=phases)
+            found = search_routes(problem, [[]], Deadline(None, 50), 0, settings)
+            # Without a plan to start from, copies are inserted by luck only; see search_routes.
+            if phases == ("fixed",):
+                assert found.routes == routes, step
+            else:
+                assert found.routes in (routes, [[]])
+
+
+def test_the_better_copy_is_chosen_when_being_on_time_costs_no_more():
+    # Served in either order without a deadhead; promised so that only one order is on time.
+    jobs = [booking(100, 0, 12, window=5), booking(115, 12, 0, window=10)]
+    scenario = even_scenario(grace_min=40)
+    problem = problem_of_day(day_of(jobs, [driver(6)]), scenario, scenario_travel(scenario))
+    late_first = [[1, 0]]
+    assert plan_value(problem, late_first) < plan_value(problem, [[0, 1]])
+    result = search_routes(
+        problem, late_first, Deadline(None, 300), 0, SearchSettings(late_step_min=10.0)
+    )
+    assert result.routes == [[0, 1]]
+    assert result.value == pytest.approx(20 - 0.5 * 6, abs=1e-5)
 
 
 def test_where_one_must_be_lost_it_is_the_less_urgent():
@@ -130,7 +157,7 @@ def test_a_played_day_breaks_no_rule_and_beats_sending_nobody():
     scenario = load_scenario("geneva")
     for seed in range(2):
         day = random_day(seed, num_bookings=24)
-        reward, visits = play(day, scenario, policy(scenario, iterations=30))
+        reward, visits = play(day, scenario, policy(scenario, iterations=15))
         assert sum(map(len, visits)) > 12
         assert reward > 0
 
@@ -140,21 +167,30 @@ def test_search_never_worsens_the_plan_it_starts_from():
     for seed in range(4):
         problem = problem_of_day(random_day(seed, 30), scenario, scenario_travel(scenario))
         start = nearest_feasible(problem)
-        result = search_routes(problem, start, Deadline(None, 200), 0, SearchSettings())
-        # The late copies round lateness to their middles: at most half a step for each job.
-        slack = 30 * 0.3 * 2.5
-        assert plan_value(problem, result.routes) >= plan_value(problem, start) - slack
+        result = search_routes(problem, start, Deadline(None, 100), 0, SearchSettings())
+        assert result.value == pytest.approx(plan_value(problem, result.routes))
+        assert result.value >= plan_value(problem, start)
+
+
+def test_bookings_beyond_the_look_ahead_are_left_for_later():
+    # The row of the near booking in the state is not its row in the plan.
+    day = day_of([booking(400, 0, 1, created=-9), booking(100, 0, 1, created=-8)], [driver(0)])
+    state = state_of(day, 98)
+    answer = policy(look_ahead_min=60).decide(state)
+    assert committed(state, answer) == {"b1": 0}
+    assert answer.plan.routes == (("d0", ("b1",)),)
+    assert policy(look_ahead_min=400).decide(state).plan.routes == (("d0", ("b1", "b0")),)
 
 
 def test_a_time_budget_is_kept():
     scenario = load_scenario("geneva")
     day = random_day(1, num_bookings=60)
     state = state_of(day, 0, np.arange(60))
-    quick = RollingPolicy(scenario, budget_ms=60)
+    quick = RollingPolicy(scenario, budget_ms=250)
     quick.decide(state)  # imports and compiles
     begun = time.perf_counter()
     quick.decide(state)
-    assert time.perf_counter() - begun < 1.0
+    assert time.perf_counter() - begun < 1.5
     assert quick.iterations > 0
 
 
