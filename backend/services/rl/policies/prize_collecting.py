@@ -8,6 +8,8 @@ end at the full prize, and one per ``late_step_min`` of the grace after it, each
 lowered by the lateness in its middle. Vehicles end where they are: a sink at no distance.
 Eligibility is a routing profile in which a forbidden job is far too expensive to visit.
 
+PyVRP: Wouda, Lan, Kool, "PyVRP: A High-Performance VRP Solver Package" (2024); version 0.14.1.
+
 Travel minutes depend on the hour, PyVRP's do not: a way is driven at the speed of the hour of the
 job it leads to (its promised time), a trip from its promised time. Plans are timed again exactly
 (`routing.time_route`) before anything is decided or valued.
@@ -63,6 +65,10 @@ class SearchSettings:
     max_penalty: float = 300.0
     max_perturbations: int = 8
     history_length: int = 20
+
+
+class MissingSolverError(PolicyError):
+    """PyVRP is not installed: a defect of the installation, which no fallback should hide."""
 
 
 class Deadline:
@@ -130,7 +136,8 @@ def search_routes(
         settings: How to search.
 
     Raises:
-        PolicyError: If PyVRP is not installed or ends without a feasible solution.
+        MissingSolverError: If PyVRP is not installed.
+        PolicyError: If it ends without a feasible solution.
     """
     best = [[v.job for v in feasible_route(problem, d, route)] for d, route in enumerate(start)]
     best_value = plan_value(problem, best)
@@ -212,7 +219,7 @@ def _pyvrp() -> ModuleType:
         import pyvrp.exceptions
         import pyvrp.search
     except ImportError as error:
-        raise PolicyError(
+        raise MissingSolverError(
             "this policy needs PyVRP: install the packages of requirements-rl.txt"
         ) from error
     module: ModuleType = pyvrp

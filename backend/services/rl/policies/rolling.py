@@ -21,7 +21,7 @@ from services.rl.simulation.travel import TravelTables
 from services.rl.simulation.types import DispatchState
 
 from .base import Decision, DecisionSet
-from .prize_collecting import Deadline, SearchSettings, search_routes
+from .prize_collecting import Deadline, MissingSolverError, SearchSettings, search_routes
 from .routing import (
     RoutingProblem,
     Visit,
@@ -118,6 +118,9 @@ class RollingPolicy:
             plan: The previous epoch's `RoutePlan`; anything else is ignored.
             budget_ms: Replaces the constructor's.
             rng: Seeds the search instead of the constructor's seed.
+
+        Raises:
+            MissingSolverError: If PyVRP is not installed.
         """
         begun = time.perf_counter()
         budget = self.budget_ms if budget_ms is None else budget_ms
@@ -148,6 +151,8 @@ class RollingPolicy:
     ) -> list[list[int]]:
         try:
             result = search_routes(problem, start, deadline, seed, self._settings)
+        except MissingSolverError:
+            raise
         except _SOLVER_FAILURES as error:
             self.fallbacks += 1
             self.iterations = 0

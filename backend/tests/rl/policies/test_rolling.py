@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -205,6 +207,18 @@ def test_a_solver_failure_is_counted_logged_and_dispatches_the_nearest(monkeypat
     assert committed(state, failing.decide(state)) == {"b0": 1}
     assert failing.fallbacks == 1
     assert "no such depot" in caplog.text
+
+
+def test_a_missing_solver_is_said_and_not_covered_by_the_fallback(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyvrp", None)
+    day = day_of([booking(100, 0, 1)], [driver(1)])
+    with pytest.raises(PolicyError, match="needs PyVRP"):
+        policy().decide(state_of(day, 98))
+
+
+def test_pyvrp_is_not_imported_before_it_is_used():
+    code = "import sys, services.rl.policies.rolling as r; sys.exit('pyvrp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_foreign_plan_is_ignored_and_a_budget_is_required():
