@@ -1,0 +1,231 @@
+"""Hindsight: what a dispatcher who knew the whole day could have earned.
+
+Under profit rules (Manhattan) it is the linear programme of `full_information`: a proven *bound*.
+Elsewhere it is the *best known* value of a day, from the clairvoyant search below or from any
+policy that played it: an estimate, which more search time may raise. The search knows every
+booking from the start, leaves out those that were called off or not there (they are not due),
+and is valued exactly, by the simulator's clock and the scenario's weights, never by the search's
+own approximate objective. It may commit at any moment and hold any number of jobs in a queue; it
+does not foresee breakdowns.
+
+Solutions are kept under ``paths.cache_dir()``, keyed by everything that shapes them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from services.rl.paths import cache_dir
+from services.rl.simulation.scenarios import ManhattanDemand, Scenario
+from services.rl.simulation.travel import TravelTables
+from services.rl.simulation.types import BoolArray, Day
+
+from .full_information import full_information_bound
+from .prize_collecting import Deadline, SearchSettings, search_routes
+from .routing import (
+    nearest_feasible,
+    problem_of_day,
+    scenario_travel,
+)
+
+logger = logging.getLogger(__name__)
+
+CODE_VERSION = 1
+"""Raise it when a change alters what is computed; cached results of other versions are ignored."""
+
+HINDSIGHT_SETTINGS = SearchSettings()
+
+Kind = Literal["bound", "best known"]
+
+
+@dataclass(frozen=True)
+class HindsightPlan:
+    """A clairvoyant's routes of one day.
+
+    Attributes:
+        value: Exact reward of the day.
+        routes: Rows of ``day.bookings`` in order, per driver.
+        due: Bookings that were due (not called off, patient there).
+        served: Bookings served.
+        iterations: Of the search.
+    """
+
+    value: float
+    routes: tuple[tuple[int, ...], ...]
+    due: int
+    served: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """The yardstick of a day.
+
+    Attributes:
+        label: The day.
+        value: Reward.
+        kind: ``bound`` (no policy can exceed it) or ``best known`` (an estimate).
+        source: What reached it: a solver, or a policy's name.
+    """
+
+    label: str
+    value: float
+    kind: Kind
+    source: str
+
+
+def due_bookings(day: Day) -> Day:
+    """The day without the bookings that were called off or whose patient was not there."""
+    return Day(label=day.label, bookings=day.bookings[_due(day)], drivers=day.drivers)
+
+
+def _due(day: Day) -> BoolArray:
+    result: BoolArray = ~day.bookings["no_show"] & ~np.isfinite(day.bookings["cancelled_min"])
+    return result
+
+
+def hindsight_plan(
+    day: Day,
+    scenario: Scenario,
+    tables: TravelTables | None = None,
+    *,
+    seconds: float | None = 10.0,
+    max_iterations: int | None = None,
+    seed: int = 0,
+    settings: SearchSettings = HINDSIGHT_SETTINGS,
+) -> HindsightPlan:
+    """Search the best routes of a day with everything known from the start.
+
+    Args:
+        day: The day.
+        scenario: Gives travel, rules and reward weights.
+        tables: Travel tables, where the scenario's come from a data folder.
+        seconds: Search time; None: ``max_iterations`` only, the same on every machine.
+        max_iterations: Iterations of the search.
+        seed: Of the search.
+        settings: How PyVRP searches.
+    """
+    due = due_bookings(day)
+    problem = problem_of_day(due, scenario, scenario_travel(scenario, tables))
+    start = nearest_feasible(problem)
+    until = None if seconds is None else time.perf_counter() + seconds
+    result = search_routes(problem, start, Deadline(until, max_iterations), seed, settings)
+    rows = np.flatnonzero(_due(day))
+    return HindsightPlan(
+        value=result.value,
+        routes=tuple(tuple(int(rows[job]) for job in route) for route in result.routes),
+        due=len(due.bookings),
+        served=sum(len(route) for route in result.routes),
+        iterations=result.iterations,
+    )
+
+
+def hindsight(
+    day: Day,
+    scenario: Scenario,
+    tables: TravelTables | None = None,
+    *,
+    policies: Mapping[str, float] | None = None,
+    seconds: float = 10.0,
+    seed: int = 0,
+    cached: bool = True,
+) -> Hindsight:
+    """The day's bound where one is proven, else the best known reward.
+
+    Args:
+        day: The day.
+        scenario: Gives travel, rules and reward weights.
+        tables: Travel tables, where the scenario's come from a data folder.
+        policies: Rewards that policies reached on this very day, by name.
+        seconds: Search time of the clairvoyant solver, where there is no bound.
+        seed: Of the search.
+        cached: Read and write results on disk.
+    """
+    travel = scenario_travel(scenario, tables)
+    if isinstance(scenario.demand, ManhattanDemand):
+        bound = _remembered(
+            _key(day, scenario, travel, "full information"),
+            lambda: _bound_json(day, scenario, travel),
+            cached,
+        )
+        return Hindsight(day.label, float(bound["value"]), "bound", "full information")
+    method = f"pyvrp {seconds:g} s seed {seed} {HINDSIGHT_SETTINGS}"
+    found = _remembered(
+        _key(day, scenario, travel, method),
+        lambda: _plan_json(hindsight_plan(day, scenario, travel, seconds=seconds, seed=seed)),
+        cached,
+    )
+    known = {"pyvrp": float(found["value"]), **(policies or {})}
+    source = max(known, key=lambda name: known[name])
+    return Hindsight(day.label, known[source], "best known", source)
+
+
+def _bound_json(day: Day, scenario: Scenario, tables: TravelTables) -> dict[str, Any]:
+    bound = full_information_bound(day, tables, scenario.rules, scenario.reward)
+    return {"value": bound.value, "accepted": bound.accepted, "requests": bound.requests}
+
+
+def _plan_json(plan: HindsightPlan) -> dict[str, Any]:
+    return {
+        "value": plan.value,
+        "routes": [list(route) for route in plan.routes],
+        "due": plan.due,
+        "served": plan.served,
+        "iterations": plan.iterations,
+    }
+
+
+# --- the cache ---------------------------------------------------------------------------------
+
+
+def _key(day: Day, scenario: Scenario, tables: TravelTables, method: str) -> str:
+    """SHA-256 of all that shapes a result: scenario, day, travel, method and this code."""
+    digest = hashlib.sha256()
+    names = [scenario.sha256, day.label, method, CODE_VERSION]
+    digest.update(json.dumps(names).encode())
+    # The label alone would take a miniature folder's day for the real one of that date.
+    for table in (day.bookings, day.drivers, tables.minutes, tables.km, tables.speed_km_min):
+        digest.update(table.tobytes())
+    return digest.hexdigest()
+
+
+def _remembered(key: str, compute: Callable[[], dict[str, Any]], cached: bool) -> dict[str, Any]:
+    """The result kept under ``key``, or a fresh one, then kept."""
+    if not cached:
+        return compute()
+    path = cache_dir() / "hindsight" / f"{key}.json"
+    found = _read(path)
+    if found is None:
+        found = compute()
+        _write(path, found)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("cached result %s cannot be read and is computed again: %s", path, error)
+        return None
+    if not isinstance(stored, dict) or not isinstance(stored.get("value"), float):
+        logger.warning("cached result %s has no value and is computed again", path)
+        return None
+    return stored
+
+
+def _write(path: Path, result: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Its own name per process: two that compute the same day do not disturb each other.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps(result), encoding="utf-8")
+    temporary.replace(path)
