@@ -192,7 +192,7 @@ def _key(day: Day, scenario: Scenario, tables: TravelTables, method: str) -> str
     names = [scenario.sha256, day.label, method, CODE_VERSION]
     digest.update(json.dumps(names).encode())
     # The label alone would take a miniature folder's day for the real one of that date.
-    for table in (day.bookings, day.drivers, tables.minutes, tables.km, tables.speed_km_min):
+    for table in (day.bookings, day.drivers, tables.minutes, tables.km, tables.speed):
         digest.update(table.tobytes())
     return digest.hexdigest()
 

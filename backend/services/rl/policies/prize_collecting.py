@@ -295,7 +295,7 @@ class _Model:
                 minutes = p.tables.minutes[np.ix_(zone, p.pickup_zone)]
             else:
                 hour = ((p.promised + p.tables.day_start_min) // 60).astype(np.int64) % 24
-                minutes = km / p.tables.speed_km_min[hour][None, :]
+                minutes = km / p.tables.speed[hour][None, :]
             minutes = minutes * p.deadhead_noise[None, :]
             seconds[rows, first:] = np.ceil(minutes * SECONDS_PER_MIN - 1e-6)
         return seconds

@@ -339,5 +339,5 @@ def _rough_minutes(problem: RoutingProblem, km: FloatArray, zone: IntArray, job:
     if tables.kind == MATRIX:
         return np.asarray(tables.minutes[zone, problem.pickup_zone[job]], dtype=np.float64)
     hour = int((problem.promised[job] + tables.day_start_min) // 60) % 24
-    result: FloatArray = km / tables.speed_km_min[hour]
+    result: FloatArray = km / tables.speed[hour]
     return result
