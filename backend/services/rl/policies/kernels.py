@@ -105,7 +105,7 @@ def _take(
     return n + 1
 
 
-# --- random ----------------------------------------------------------------------------------------
+# --- random ------------------------------------------------------------------------------------
 
 
 @kernel
@@ -137,17 +137,17 @@ def random_epoch(
                 break
 
 
-# --- nearest: first come, nearest car --------------------------------------------------------------
+# --- nearest: first come, nearest car ----------------------------------------------------------
 
 
 @inlined
-def _due(w: World, s: Setup, e: int, b: int, lead: float) -> bool:
+def _due(w: World, e: int, b: int, lead: float) -> bool:
     """Whether a booking is up for dispatch: its promise is at most ``lead`` minutes away."""
     return w.bookings[e, b, PROMISED] <= w.clock[e, NOW] + lead
 
 
 @inlined
-def _worthwhile(w: World, s: Setup, e: int, b: int, value: float) -> bool:
+def _worthwhile(w: World, e: int, b: int, value: float) -> bool:
     """Under profit rules a ride that loses money is not worth taking; a patient always is."""
     return np.isnan(w.bookings[e, b, FARE]) or value > 0.0
 
@@ -163,9 +163,12 @@ def nearest_epoch(
         for i in range(w.counters[e, NUM_OPEN]):
             b = w.open_rows[e, i]
             # Rows are in order of creation, so the smallest row came first.
-            if _due(w, s, e, b, lead) and (first < 0 or b < w.open_rows[e, first]):
-                if _best_driver(w, s, e, i, features) >= 0:
-                    first = i
+            if (
+                _due(w, e, b, lead)
+                and (first < 0 or b < w.open_rows[e, first])
+                and _best_driver(w, s, e, i, features) >= 0
+            ):
+                first = i
         if first < 0:
             return n
         d = _best_driver(w, s, e, first, features)
@@ -174,13 +177,13 @@ def nearest_epoch(
 
 @kernel
 def _best_driver(w: World, s: Setup, e: int, i: int, features: FloatArray) -> int:
-    best, best_pickup, best_km = np.int64(-1), np.inf, np.inf
+    best, best_pickup, best_km = -1, np.inf, np.inf
     b = w.open_rows[e, i]
     for d in range(w.drivers.shape[2]):
         if not can_commit(w, s.rules, e, d, w.open_columns[e, i]):
             continue
         pair_features(w, s, e, d, i, features)
-        if not _worthwhile(w, s, e, b, features[0]):
+        if not _worthwhile(w, e, b, features[0]):
             continue
         pickup = features[3]  # the same booking: waits order as pickups do
         km = w.pair_km[e, d, w.open_columns[e, i]]
@@ -189,7 +192,7 @@ def _best_driver(w: World, s: Setup, e: int, i: int, features: FloatArray) -> in
     return best
 
 
-# --- cheapest: the best pair first -----------------------------------------------------------------
+# --- cheapest: the best pair first -------------------------------------------------------------
 
 
 @kernel
@@ -202,19 +205,19 @@ def cheapest_epoch(
         best, best_d, best_i = _NO_SCORE, -1, -1
         for i in range(w.counters[e, NUM_OPEN]):
             b = w.open_rows[e, i]
-            if not _due(w, s, e, b, lead):
+            if not _due(w, e, b, lead):
                 continue
             for d in range(w.drivers.shape[2]):
                 if can_commit(w, s.rules, e, d, w.open_columns[e, i]):
                     pair_features(w, s, e, d, i, features)
-                    if features[0] > best and _worthwhile(w, s, e, b, features[0]):
+                    if features[0] > best and _worthwhile(w, e, b, features[0]):
                         best, best_d, best_i = features[0], d, i
         if best_i < 0:
             return n
         n = _take(w, s, e, best_d, best_i, best, chosen, n)
 
 
-# --- matching: per-epoch assignment on weighted features -------------------------------------------
+# --- matching: per-epoch assignment on weighted features ---------------------------------------
 
 
 @allocating
@@ -335,7 +338,7 @@ def assign(score: FloatArray) -> IntArray:
     return column_of
 
 
-# --- epochs and days, for Python -------------------------------------------------------------------
+# --- epochs and days, for Python ---------------------------------------------------------------
 
 
 @allocating
