@@ -1,4 +1,4 @@
-"""The day source that a scenario needs: none for sampled days, a data set or folder for real ones."""
+"""The day source that a scenario needs: none for sampled days, a folder for real ones."""
 
 from collections.abc import Sequence
 from pathlib import Path

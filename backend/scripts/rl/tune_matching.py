@@ -1,0 +1,58 @@
+"""Tune the weights of the policy `matching` on a scenario's training days (CMA-ES)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from scripts.rl.command import command_parser, positive_int, progress, provenance, run, write_json
+from services.rl import paths
+from services.rl.data.sources import open_source
+from services.rl.errors import UsageError
+from services.rl.policies.tuning import TuningPlan, tune_matching
+from services.rl.simulation.scenarios import Split, load_scenario
+
+EXAMPLES = """
+tune_matching.py --scenario data/rl/history/demo/scenario.yaml
+tune_matching.py --scenario geneva --generations 100 --out my_weights.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tune, write the weights where `matching` finds them, say what was gained."""
+    parser = command_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--scenario", default="geneva", help="name or YAML file (default geneva)")
+    parser.add_argument("--generations", type=positive_int, default=TuningPlan.generations)
+    parser.add_argument("--population", type=positive_int, default=TuningPlan.population)
+    parser.add_argument(
+        "--days", type=positive_int, default=TuningPlan.days_per_generation,
+        help="training days that every candidate of a generation plays",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
+    parser.add_argument("--out", type=Path, help="default data/rl/weights/matching_<scenario>.json")
+    arguments = parser.parse_args(argv)
+    if arguments.seed < 0:
+        raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
+    if arguments.population < 4:
+        raise UsageError(f"--population must be at least 4, got {arguments.population}")
+    scenario = load_scenario(arguments.scenario)
+    source = open_source(scenario, arguments.data_dir)
+    days = [source.day(label) for label in source.labels(Split.TRAIN)] if source else []
+    plan = TuningPlan(arguments.generations, arguments.population, arguments.days, arguments.seed)
+    bar = iter(progress(range(plan.generations), label="generations", quiet=arguments.quiet))
+    weights = tune_matching(
+        scenario, plan, days=days, source=source, on_generation=lambda *_: next(bar, None)
+    )
+    weights = replace(weights, provenance={**weights.provenance, **provenance()})
+    out = arguments.out or paths.data_dir() / "weights" / f"matching_{scenario.name}.json"
+    weights.save(out)
+    if not arguments.quiet:
+        before, after = (weights.provenance[k] for k in ("reward_untuned", "reward_tuned"))
+        print(f"{scenario.name}: {before:.1f} reward a day untuned, {after:.1f} tuned; {out}")
+    if arguments.json is not None:
+        write_json(arguments.json, weights.provenance)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
