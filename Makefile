@@ -1,0 +1,57 @@
+# Everything a newcomer needs: `make demo`, then `make test`. No root, no running server.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Workers of the test run; compiled code is cached between runs.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test test-slow check format bench clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: installing again only when the lists of dependencies changed.
+$(VENV)/.installed: requirements-rl.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-rl.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+install: $(VENV)/.installed ## Create .venv with what running needs
+
+install-dev: $(VENV)/.installed-dev ## Add what tests and checks need
+
+demo: install ## 90 days of history -> data set -> demand model -> policies compared (a few minutes)
+	$(BIN)/python backend/scripts/rl/demo.py
+
+test: install-dev ## Run the tests; they start the servers they need
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: install-dev ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: install-dev ## Format, lint and types, as CI sees them
+	$(BIN)/ruff format --check backend
+	$(BIN)/ruff check backend
+	$(BIN)/mypy
+
+format: install-dev ## Format and mend what can be mended
+	$(BIN)/ruff format backend
+	$(BIN)/ruff check --fix backend
+
+bench: install ## Steps per second of the simulator, with the machine's description
+	$(BIN)/python backend/scripts/rl/benchmark.py env
+
+clean: ## Remove caches (never data/, results/ or models/)
+	find backend -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,120 @@
+"""Speed of the simulator: environment steps per second, and how the cost grows.
+
+A step includes drawing a random valid action, masks, observation, and the sampling of the next
+day where one ends. One thread; processor time, so that a busy machine disturbs it little.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from scripts.rl.command import command_parser, provenance, run, write_json
+from services.rl.dispatch_env import DispatchEnv
+from services.rl.simulation.engine import Engine
+from services.rl.simulation.observation import ObservationKind
+from services.rl.simulation.scenarios import Scenario, load_scenario
+from services.rl.simulation.stepping import random_valid_actions
+
+EXAMPLES = """
+benchmark.py env
+benchmark.py env --seconds 5 --json results/bench.json
+"""
+
+PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
+
+
+def vectorised(
+    scenario: Scenario, max_bookings: int, observation: ObservationKind, num_envs: int,
+    seconds: float,
+) -> float:  # fmt: skip
+    """Steps per second of E environments at once, autoreset on, random valid actions."""
+    engine = Engine(scenario, num_envs, max_bookings=max_bookings, observation=observation)
+    for env in range(num_envs):
+        engine.seed_episodes(env, env)
+    engine.start(np.arange(num_envs))
+    random = np.arange(1, num_envs + 1).astype(np.uint64) * np.uint64(7919)
+    actions = np.zeros(num_envs, dtype=np.int64)
+
+    def step() -> None:
+        random_valid_actions(engine.out.mask, random, actions)
+        engine.step(actions, autoreset=True)
+
+    warm_up = 40 * scenario.num_epochs  # spread the environments over the day
+    return num_envs * _rate(step, seconds, warm_up if num_envs > 1 else 100)
+
+
+def single(environment: Any, seconds: float) -> float:
+    """Steps per second through the Gymnasium API, masks drawn with the action space."""
+    _, info = environment.reset(seed=0)
+    environment.action_space.seed(0)
+    state = {"info": info}
+
+    def step() -> None:
+        action = environment.action_space.sample(mask=state["info"]["action_mask"])
+        _, _, terminated, truncated, state["info"] = environment.step(action)
+        if terminated or truncated:
+            _, state["info"] = environment.reset()
+
+    return _rate(step, seconds, 200)
+
+
+def _rate(step: Callable[[], None], seconds: float, warm_up: int) -> float:
+    for _ in range(warm_up):
+        step()
+    rates = []
+    for _ in range(3):  # the median of three: a shared machine has its moments
+        begin, count = time.thread_time(), 0
+        while time.thread_time() - begin < seconds / 3:
+            for _ in range(20):
+                step()
+            count += 20
+        rates.append(count / (time.thread_time() - begin))
+    return float(np.median(rates))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = command_parser((__doc__ or "").splitlines()[0], EXAMPLES)
+    parser.add_argument("what", choices=["env"], help="env: the simulator")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per row (default 3)")
+    arguments = parser.parse_args(argv)
+    if arguments.seconds <= 0:
+        parser.error("--seconds must be positive")
+    machine = provenance()["machine"]
+    say = (lambda *_: None) if arguments.quiet else print
+    say(f"{machine['processor']}, {machine['cpus']} CPUs, Python {machine['python']}; one thread")
+    geneva = load_scenario("geneva")
+    rows: list[dict[str, Any]] = []
+
+    def report(name: str, rate: float, **more: Any) -> None:
+        rows.append({"name": name, "steps_per_s": rate, **more})
+        say(f"{name:58s} {rate:12,.0f} steps/s  {1e6 / rate:8.2f} us/step")
+
+    for kind in ("compact", "full"):
+        for num_envs in (16, 64):
+            rate = vectorised(geneva, 20, kind, num_envs, arguments.seconds)
+            report(f"vectorised, 10 x 20, {kind}, {num_envs} environments", rate)
+    for kind in ("compact", "full"):
+        env = DispatchEnv(num_drivers=10, max_bookings=20, simulation_hours=8, observation=kind)
+        report(f"DispatchEnv, 10 x 20, {kind}", single(env, arguments.seconds))
+    made = gym.make("atmr/Dispatch-v1", num_drivers=10, max_bookings=20, simulation_hours=8)
+    report("gymnasium.make, 10 x 20, compact (with its checkers)", single(made, arguments.seconds))
+    for drivers, bookings in ((10, 20), (50, 100), (200, 500)):
+        scenario = geneva.resized(num_drivers=drivers)
+        for kind in ("compact", "full"):
+            rate = vectorised(scenario, bookings, kind, 4, arguments.seconds)
+            pairs = drivers * bookings
+            report(f"growth, {drivers} x {bookings}, {kind}, 4 environments", rate, pairs=pairs)
+            say(f"{'':58s} {1e9 / rate / pairs:12.1f} ns per step and pair")
+    low, high = PREDECESSOR_STEPS_PER_S
+    say(f"The predecessor's environment, as published: {low:,} to {high:,} steps/s.")
+    if arguments.json is not None:
+        write_json(arguments.json, {"rows": rows, **provenance()})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
