@@ -159,16 +159,15 @@ def nearest_epoch(
     """Due bookings in order of creation; each to the driver who picks up first, then nearest."""
     n = 0
     while True:
-        first = -1
+        first, earliest = -1, np.inf
         for i in range(w.counters[e, NUM_OPEN]):
             b = w.open_rows[e, i]
-            # Rows are in order of creation, so the smallest row came first.
-            if (
-                _due(w, e, b, lead)
-                and (first < 0 or b < w.open_rows[e, first])
-                and _best_driver(w, s, e, i, features) >= 0
-            ):
-                first = i
+            created = w.bookings[e, b, CREATED]
+            came_first = first < 0 or created < earliest
+            if first >= 0 and created == earliest:
+                came_first = b < w.open_rows[e, first]
+            if came_first and _due(w, e, b, lead) and _best_driver(w, s, e, i, features) >= 0:
+                first, earliest = i, created
         if first < 0:
             return n
         d = _best_driver(w, s, e, first, features)
