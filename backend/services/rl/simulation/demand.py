@@ -107,6 +107,10 @@ class DemandModel:
             raise DataError(f"demand model: bookings_mean is {self.bookings_mean}")
         if not 0 <= self.bookings_cv <= 1:
             raise DataError(f"demand model: bookings_cv is {self.bookings_cv}, expected 0..1")
+        for name in ("pickup_service_quantiles_min", "dropoff_service_quantiles_min"):
+            table = getattr(self, name)
+            if np.any(table < 0) or np.any(np.diff(table, axis=1) < 0):
+                raise DataError(f"demand model: {name} must be >= 0 and increase")
         if np.any(np.diff(self.time_edges_min) <= 0):
             raise DataError("demand model: time_edges_min must increase")
         sums = {

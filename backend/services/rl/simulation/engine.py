@@ -13,7 +13,8 @@ import numpy.typing as npt
 from services.rl.errors import DataError, ScenarioError, UsageError
 
 from . import kpis, sampling, stepping, world
-from .days import DaySource
+from .days import DaySource, check_day
+from .kernels import IS_DOWN
 from .memory import pack
 from .observation import ObservationKind, ObservationLayout
 from .reward import RewardTiming, weights_table
@@ -25,7 +26,7 @@ from .scenarios import (
     Scenario,
 )
 from .setup import DAY_DRIVER_FIELDS, DAY_DRIVER_INTS, DayTables, Outputs, Setup
-from .travel import TravelModel, TravelTables, haversine_tables
+from .travel import MATRIX, TravelModel, TravelTables, haversine_tables
 from .types import (
     BOOKING_DTYPE,
     DRIVER_DTYPE,
@@ -37,7 +38,7 @@ from .types import (
 )
 from .world import RulesTable, World
 
-_BOOKING_FIELD = {
+BOOKING_FIELD = {
     "created_min": world.CREATED,
     "promised_min": world.PROMISED,
     "window_end_min": world.WINDOW_END,
@@ -52,7 +53,7 @@ _BOOKING_FIELD = {
     "trip_noise": world.TRIP_NOISE,
     "cancelled_min": world.CALLED_OFF_AT,
 }
-_BOOKING_INT = {
+BOOKING_INT = {
     "priority": world.PRIORITY,
     "wheelchair": world.B_WHEELCHAIR,
     "immediate": world.IMMEDIATE,
@@ -200,15 +201,17 @@ class Engine:
             else sampling.max_bookings(model)
         )
         rules = rules_table(scenario, self.days)
+        travel = travel_tables(scenario, source)
+        zones = len(travel.km) if travel.kind == MATRIX else 0
         blank: World = world.allocate(num_envs, drivers, rules.capacity, rows, record_events)
         if max_steps is None:
             max_steps = 10 * (scenario.num_epochs + rows)
         setup = Setup(
-            travel=travel_tables(scenario, source),
+            travel=travel,
             rules=rules,
             weights=weights_table(scenario.reward, timing, gamma),
             demand=_demand_tables(scenario, model),
-            days=day_tables(self.days, drivers, rows),
+            days=day_tables(self.days, drivers, rows, zones),
             sampled=not self.days,
             training_seeds=len(self.days) or SEEDS_PER_SPLIT,
             visible=max_bookings,
@@ -218,6 +221,9 @@ class Engine:
         self.memory, self.world, self.setup, self.out = pack(
             blank, setup, _outputs(num_envs, self.layout)
         )
+        self._scenario_sha256 = scenario.sha256  # takes longer to compute than a day to play
+        for env in range(num_envs):
+            self.seed_episodes(env, env)  # else all environments would draw the same days
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -225,12 +231,18 @@ class Engine:
         """Begin the given days (seeds, or rows of ``self.days``) in the given environments.
 
         Raises:
-            UsageError: If a day is negative or not among the real days.
+            UsageError: If a day is negative or not among the real days, or an environment does
+                not exist.
         """
-        chosen = np.atleast_1d(np.asarray(days, dtype=np.int64))
+        try:
+            chosen = np.atleast_1d(np.asarray(days, dtype=np.int64))
+        except OverflowError as error:
+            raise UsageError("a day's seed must be below 2**63") from error
         where = np.arange(chosen.size) if envs is None else np.atleast_1d(np.asarray(envs))
         if chosen.size != where.size:
             raise UsageError(f"{chosen.size} days for {where.size} environments")
+        if where.size and not 0 <= where.min() <= where.max() < self.num_envs:
+            raise UsageError(f"there are only environments 0..{self.num_envs - 1}")
         if chosen.size and chosen.min() < 0:
             raise UsageError(f"a day's seed cannot be negative, got {int(chosen.min())}")
         if self.days and chosen.size and chosen.max() >= len(self.days):
@@ -246,26 +258,47 @@ class Engine:
         return int(stepping.next_day_one(*self.memory, env))
 
     def step(self, actions: IntArray, *, autoreset: bool = False) -> Outputs:
-        """One action per environment; see `Outputs` for what it writes."""
+        """One action per environment, ``(E,)`` int64; see `Outputs` for what it writes.
+
+        Raises:
+            UsageError: If there is not exactly one action per environment.
+        """
+        if actions.shape != (self.num_envs,) or actions.dtype != np.int64:
+            raise UsageError(
+                f"step takes {self.num_envs} actions as int64, got {actions.dtype} of shape "
+                f"{actions.shape}"
+            )
         stepping.step_batch(*self.memory, actions, autoreset)
         return self.out
 
     def observe(self, env: int) -> None:
         """Refresh the observation and mask of an environment changed by other means."""
+        self._check(env)
         stepping.observe_one(*self.memory, env)
 
     def can_commit(self, env: int, driver: int, booking_row: int) -> bool:
         """Whether an open booking may be committed to a driver now."""
+        self._check(env, driver)
         return bool(stepping.can_commit_one(*self.memory, env, driver, booking_row))
 
     def commit(self, env: int, driver: int, booking_row: int) -> bool:
         """Commit an open booking (by row of the day) to a driver; False if not allowed."""
+        self._check(env, driver)
         return bool(stepping.commit_one(*self.memory, env, driver, booking_row))
 
     def wait(self, env: int) -> bool:
         """Move one environment to its next epoch; True when the day has ended."""
+        self._check(env)
         stepping.wait_one(*self.memory, env)
         return self.ended(env)
+
+    def _check(self, env: int, driver: int = 0) -> None:
+        """Compiled code does not check indices; it would write into other memory."""
+        if not (0 <= env < self.num_envs and 0 <= driver < self.num_drivers):
+            raise UsageError(
+                f"there is no driver {driver} in environment {env}: this engine has "
+                f"{self.num_envs} x {self.num_drivers}"
+            )
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -298,12 +331,12 @@ class Engine:
         rows = self.open_rows(env)
         bookings = np.zeros(rows.size, dtype=STATE_BOOKING_DTYPE)
         for name in STATE_BOOKING_DTYPE.names or ():
-            if name in _BOOKING_FIELD:
-                bookings[name] = w.bookings[env, rows, _BOOKING_FIELD[name]]
+            if name in BOOKING_FIELD:
+                bookings[name] = w.bookings[env, rows, BOOKING_FIELD[name]]
             else:
-                bookings[name] = w.booking_ints[env, rows, _BOOKING_INT[name]]
+                bookings[name] = w.booking_ints[env, rows, BOOKING_INT[name]]
         drivers = np.zeros(self.num_drivers, dtype=STATE_DRIVER_DTYPE)
-        down = w.driver_ints[env, world.DOWN] == 1
+        down = w.driver_ints[env, world.DOWN] == IS_DOWN
         free = w.drivers[env, world.FREE_AT]
         drivers["lat"] = w.drivers[env, world.END_LAT]
         drivers["lon"] = w.drivers[env, world.END_LON]
@@ -324,7 +357,7 @@ class Engine:
             booking_ids=tuple(f"booking-{row}" for row in rows),
             bookings=bookings,
             scenario=self.scenario.name,
-            scenario_hash=self.scenario.sha256,
+            scenario_hash=self._scenario_sha256,
         )
 
     def day(self, env: int = 0) -> Day:
@@ -332,13 +365,13 @@ class Engine:
         w = self.world
         count = int(w.counters[env, world.NUM_BOOKINGS])
         bookings = np.zeros(count, dtype=BOOKING_DTYPE)
-        for name, index in _BOOKING_FIELD.items():
+        for name, index in BOOKING_FIELD.items():
             bookings[name] = w.bookings[env, :count, index]
-        for name, index in _BOOKING_INT.items():
+        for name, index in BOOKING_INT.items():
             bookings[name] = w.booking_ints[env, :count, index]
         row = int(self.out.day[env])
         if self.days:
-            return Day(self.days[row].label, bookings, self.days[row].drivers)
+            return Day(self.days[row].label, bookings, self.days[row].drivers.copy())
         drivers = np.zeros(self.num_drivers, dtype=DRIVER_DTYPE)
         fleet = sampling.fleet_rows(self.scenario)
         drivers[:] = fleet
@@ -351,9 +384,9 @@ class Engine:
         w = self.world
         count = int(w.counters[env, world.NUM_BOOKINGS])
         table = np.zeros(count, dtype=HISTORY_DTYPE)
-        for name, index in (*_BOOKING_FIELD.items(), *_HISTORY_FIELD.items()):
+        for name, index in (*BOOKING_FIELD.items(), *_HISTORY_FIELD.items()):
             table[name] = w.bookings[env, :count, index]
-        for name, index in _BOOKING_INT.items():
+        for name, index in BOOKING_INT.items():
             table[name] = w.booking_ints[env, :count, index]
         table["status"] = w.booking_ints[env, :count, world.STATUS]
         table["driver"] = w.booking_ints[env, :count, world.DRIVER]
@@ -401,14 +434,15 @@ _NO_SHIFT = {
 }
 
 
-def day_tables(days: Sequence[Day], num_drivers: int, rows: int) -> DayTables:
-    """Pack real days into the blocks' order of fields.
+def day_tables(days: Sequence[Day], num_drivers: int, rows: int, zones: int = 0) -> DayTables:
+    """Pack real days into the blocks' order of fields; ``zones`` of a travel matrix, if any.
 
     A day with fewer drivers than ``num_drivers`` is filled up with drivers who have no shift and
     can never be assigned.
 
     Raises:
-        DataError: If bookings are not in order of creation.
+        DataError: If bookings are not in order of creation, or a value
+            lies outside what the rules can handle; naming day, row and field.
     """
     shown = max(1, rows)
     tables = DayTables(
@@ -419,15 +453,14 @@ def day_tables(days: Sequence[Day], num_drivers: int, rows: int) -> DayTables:
         driver_ints=np.zeros((len(days), len(DAY_DRIVER_INTS), num_drivers), dtype=np.int64),
     )
     for i, day in enumerate(days):
-        if np.any(np.diff(day.bookings["created_min"]) < 0):
-            raise DataError(f"day {day.label}: bookings are not in order of created_min")
+        check_day(day, zones)
         count = len(day.bookings)
         for field, value in _NO_SHIFT.items():
             tables.drivers[i, DAY_DRIVER_FIELDS.index(field), len(day.drivers) :] = value
         tables.num_bookings[i] = count
-        for name, index in _BOOKING_FIELD.items():
+        for name, index in BOOKING_FIELD.items():
             tables.bookings[i, :count, index] = day.bookings[name]
-        for name, index in _BOOKING_INT.items():
+        for name, index in BOOKING_INT.items():
             values = day.bookings[name]
             tables.booking_ints[i, :count, index] = (
                 np.maximum(values, 0) if name.endswith("_zone") else values

@@ -25,6 +25,7 @@ from .world import (
     AT_LON,
     AT_ZONE,
     B_WHEELCHAIR,
+    BACK_AT,
     BALANCE,
     BREAKDOWN,
     BUSY_MIN,
@@ -133,6 +134,8 @@ MISSED = int(BookingStatus.NO_SHOW)
 CALLED_OFF = int(BookingStatus.CALLED_OFF)
 
 _END_OF_TIME = 1.0e9
+_ROUNDING = 1.0e-6
+NOT_YET_DOWN, IS_DOWN, WAS_DOWN = 0, 1, 2  # a vehicle fails at most once a day
 _PLANNED = 1  # reward timings from here on pay at commitment
 
 
@@ -428,7 +431,7 @@ def _replan(w: World, tt: TravelTables, rules: RulesTable, e: int, d: int, now: 
         w.drivers[e, END_Y, d] = y
         w.drivers[e, END_Z, d] = z
         w.driver_ints[e, END_ZONE, d] = zone
-    if w.driver_ints[e, DOWN, d] == 1:
+    if w.driver_ints[e, DOWN, d] == IS_DOWN:
         w.drivers[e, FREE_AT, d] = np.inf
     _set_next_event(w, e, d)
     refresh_driver_pairs(w, tt, rules, e, d)
@@ -601,8 +604,11 @@ def _lose_booking(w: World, e: int, b: int, time: float) -> None:
 
 
 @kernel
-def _expire(w: World, rules: RulesTable, e: int, now: float) -> None:
-    """Drop the open bookings whose grace ran out (or all of them, where each epoch decides)."""
+def _expire(w: World, rules: RulesTable, e: int, before: float, now: float) -> None:
+    """Drop the open bookings whose grace ran out (or all of them, where each epoch decides).
+
+    ``before`` is the previous epoch: what was hopeless when it was opened is lost after that.
+    """
     earliest = np.inf
     i = 0
     while i < w.counters[e, NUM_OPEN]:
@@ -610,7 +616,7 @@ def _expire(w: World, rules: RulesTable, e: int, now: float) -> None:
         expiry = w.bookings[e, b, WINDOW_END] + rules.grace
         if rules.decide_once or now > expiry:
             _close_booking(w, e, i)
-            _lose_booking(w, e, b, now if rules.decide_once else expiry)
+            _lose_booking(w, e, b, now if rules.decide_once else max(expiry, before))
         else:
             i += 1
             earliest = min(earliest, expiry)
@@ -635,8 +641,12 @@ def reveal(w: World, tt: TravelTables, rules: RulesTable, e: int) -> None:
 @kernel
 def wait(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) -> None:
     """WAIT: time moves to the next decision epoch; at the horizon the day is finished."""
+    if w.counters[e, ENDED] == 1:
+        return
     before = w.clock[e, NOW]
-    now = min(before + rules.epoch, rules.horizon)
+    now = before + rules.epoch
+    if now > rules.horizon - _ROUNDING:  # sums of epochs such as 0.1 miss it by a hair
+        now = rules.horizon
     if rules.disturbed:
         _disturb(w, tt, rules, wt, e, now)
     for d in range(w.drivers.shape[2]):
@@ -651,7 +661,7 @@ def wait(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) -> 
                 w.credit[e] -= wt.idle * idle
     w.clock[e, NOW] = now
     if w.counters[e, NUM_OPEN] > 0 and (rules.decide_once or now > w.clock[e, NEXT_EXPIRY]):
-        _expire(w, rules, e, now)
+        _expire(w, rules, e, before, now)
     if now >= rules.horizon:
         _finish(w, tt, rules, wt, e)
     else:
@@ -670,6 +680,7 @@ def _finish(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) 
         status = w.booking_ints[e, b, STATUS]
         if status == UNKNOWN and w.bookings[e, b, CALLED_OFF_AT] < _END_OF_TIME:
             w.booking_ints[e, b, STATUS] = CALLED_OFF
+            _log(w, e, w.bookings[e, b, CALLED_OFF_AT], EV_CALLED_OFF, NOBODY, b, 0.0)
         elif status in (OPEN, UNKNOWN):
             _lose_booking(w, e, b, now)
     w.counters[e, NUM_OPEN] = 0
@@ -709,13 +720,16 @@ def _disturb(
         first, kind, which = until, NOBODY, NOBODY
         for b in range(w.counters[e, REVEALED]):
             status = w.booking_ints[e, b, STATUS]
-            if status in (OPEN, ASSIGNED) and w.bookings[e, b, CALLED_OFF_AT] <= first:
-                first, kind, which = w.bookings[e, b, CALLED_OFF_AT], 0, b
+            time = w.bookings[e, b, CALLED_OFF_AT]
+            if status in (OPEN, ASSIGNED) and time <= first:
+                # Once its grace ran out, an open booking is lost: nothing is left to call off.
+                if status == ASSIGNED or time <= w.bookings[e, b, WINDOW_END] + rules.grace:
+                    first, kind, which = time, 0, b
         for d in range(w.drivers.shape[2]):
-            if w.drivers[e, BREAKDOWN, d] <= first:
+            if w.driver_ints[e, DOWN, d] == NOT_YET_DOWN and w.drivers[e, BREAKDOWN, d] <= first:
                 first, kind, which = w.drivers[e, BREAKDOWN, d], 1, d
-            if w.driver_ints[e, DOWN, d] == 1 and w.drivers[e, REPAIRED, d] <= first:
-                first, kind, which = w.drivers[e, REPAIRED, d], 2, d
+            if w.driver_ints[e, DOWN, d] == IS_DOWN and w.drivers[e, BACK_AT, d] <= first:
+                first, kind, which = w.drivers[e, BACK_AT, d], 2, d
         if kind < 0:
             return
         if kind == 0:
@@ -727,7 +741,7 @@ def _disturb(
             _run_driver(w, tt, rules, wt, e, which, first)
             _break_down(w, tt, rules, wt, e, which, first)
         else:
-            w.driver_ints[e, DOWN, which] = 0
+            w.driver_ints[e, DOWN, which] = WAS_DOWN
             w.drivers[e, AT_FREE, which] = max(w.drivers[e, AT_FREE, which], first)
             _replan(w, tt, rules, e, which, first)
 
@@ -737,7 +751,6 @@ def _call_off(
     w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int, b: int, time: float
 ) -> None:
     """The patient cancels: nobody's failure, but an assigned driver is freed where it is."""
-    w.bookings[e, b, CALLED_OFF_AT] = np.inf  # handled
     status = w.booking_ints[e, b, STATUS]
     if status == OPEN:
         _close_booking(w, e, find_open(w, e, b))
@@ -745,21 +758,21 @@ def _call_off(
         _log(w, e, time, EV_CALLED_OFF, NOBODY, b, 0.0)
     elif status == ASSIGNED:
         d = w.booking_ints[e, b, DRIVER]
-        _undo_commitment(w, rules, wt, e, d, b, time)
+        km = _undo_commitment(w, rules, wt, e, d, b, time)
         w.booking_ints[e, b, STATUS] = CALLED_OFF
         _replan(w, tt, rules, e, d, time)
-        _log(w, e, time, EV_CALLED_OFF, d, b, 0.0)
+        _log(w, e, time, EV_CALLED_OFF, d, b, km)
 
 
 @kernel
 def _undo_commitment(
     w: World, rules: RulesTable, wt: Weights, e: int, d: int, b: int, time: float
-) -> None:
-    """Take a job that was not picked up out of a driver's queue; book what was driven for it."""
+) -> float:
+    """Take a job that was not picked up out of a driver's queue; books and returns its empty km."""
     k = 0
     while w.queue[e, d, k] != b:
         k += 1
-    work = 0.0
+    work = km = 0.0
     if k == 0 and w.driver_ints[e, STAGE, d] == TO_PICK_UP:
         depart, arrive = w.bookings[e, b, DEPART], w.bookings[e, b, ARRIVE]
         share = 1.0 if arrive <= time else (time - depart) / (arrive - depart)
@@ -786,6 +799,7 @@ def _undo_commitment(
     w.bookings[e, b, WORK_MIN] = 0.0
     w.booking_ints[e, b, DRIVER] = -1
     _withdraw_credit(w, rules, wt, e, b, time)
+    return km
 
 
 @inlined
@@ -799,18 +813,20 @@ def _break_down(
 ) -> None:
     """The vehicle fails. With a patient aboard the trip is finished first; the rest is released."""
     aboard = w.driver_ints[e, COMMITTED, d] > 0 and w.driver_ints[e, STAGE, d] >= TO_LEAVE
-    w.drivers[e, BREAKDOWN, d] = np.inf
-    w.driver_ints[e, DOWN, d] = 1
+    w.driver_ints[e, DOWN, d] = IS_DOWN
+    w.drivers[e, BACK_AT, d] = max(time, w.drivers[e, REPAIRED, d])
     first = 1 if aboard else 0
     if aboard:
-        delay = w.bookings[e, w.queue[e, d, 0], DONE] - time
-        w.drivers[e, REPAIRED, d] += delay
+        w.drivers[e, BACK_AT, d] += w.bookings[e, w.queue[e, d, 0], DONE] - time
     while w.driver_ints[e, COMMITTED, d] > first:
         b = w.queue[e, d, w.driver_ints[e, COMMITTED, d] - 1]
-        _undo_commitment(w, rules, wt, e, d, b, time)
+        km = _undo_commitment(w, rules, wt, e, d, b, time)
         w.counters[e, RELEASED] += 1
-        _log(w, e, time, EV_RELEASED, d, b, 0.0)
-        open_booking(w, tt, rules, e, b)
+        _log(w, e, time, EV_RELEASED, d, b, km)
+        if time > w.bookings[e, b, WINDOW_END] + rules.grace or time >= rules.horizon:
+            _lose_booking(w, e, b, time)  # too late for anybody else
+        else:
+            open_booking(w, tt, rules, e, b)
     _log(w, e, time, EV_BROKE_DOWN, d, NOBODY, 0.0)
     _replan(w, tt, rules, e, d, time)
 
@@ -819,36 +835,38 @@ def _break_down(
 
 
 @kernel
+def _derive_booking(
+    w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int, b: int
+) -> None:
+    """Compute what follows from a booking's inputs; nobody knows of it yet."""
+    px, py, pz = unit_vector(w.bookings[e, b, P_LAT], w.bookings[e, b, P_LON])
+    dx, dy, dz = unit_vector(w.bookings[e, b, D_LAT], w.bookings[e, b, D_LON])
+    w.bookings[e, b, P_X], w.bookings[e, b, P_Y], w.bookings[e, b, P_Z] = px, py, pz
+    w.bookings[e, b, D_X], w.bookings[e, b, D_Y], w.bookings[e, b, D_Z] = dx, dy, dz
+    zone = w.booking_ints[e, b, P_ZONE]
+    if tt.kind == MATRIX:
+        w.bookings[e, b, TRIP_KM] = tt.km[zone, w.booking_ints[e, b, D_ZONE]]
+        w.bookings[e, b, URGENCY] = w.bookings[e, b, WINDOW_END]
+    else:
+        w.bookings[e, b, TRIP_KM] = tt.circuity * great_circle_km(px, py, pz, dx, dy, dz)
+        bx, by, bz = unit_vector(rules.base_lat, rules.base_lon)
+        from_base = tt.circuity * great_circle_km(bx, by, bz, px, py, pz)
+        w.bookings[e, b, URGENCY] = depart_min(
+            tt, w.bookings[e, b, WINDOW_END], from_base, zone, zone
+        )
+    priority = w.booking_ints[e, b, PRIORITY]
+    w.bookings[e, b, WORTH] = completion_worth(wt, priority, w.bookings[e, b, FARE])
+    w.bookings[e, b, LOSS] = unserved_loss(wt, priority)
+    w.booking_ints[e, b, STATUS] = UNKNOWN
+    w.booking_ints[e, b, DRIVER] = -1
+    w.bookings[e, b, WORK_MIN] = 0.0
+
+
+@kernel
 def begin_day(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) -> None:
     """Derive what follows from a day's inputs, already in the blocks; open the first bookings."""
-    n = w.counters[e, NUM_BOOKINGS]
-    base_x, base_y, base_z = unit_vector(rules.base_lat, rules.base_lon)
-    for b in range(n):
-        px, py, pz = unit_vector(w.bookings[e, b, P_LAT], w.bookings[e, b, P_LON])
-        dx, dy, dz = unit_vector(w.bookings[e, b, D_LAT], w.bookings[e, b, D_LON])
-        w.bookings[e, b, P_X], w.bookings[e, b, P_Y], w.bookings[e, b, P_Z] = px, py, pz
-        w.bookings[e, b, D_X], w.bookings[e, b, D_Y], w.bookings[e, b, D_Z] = dx, dy, dz
-        if tt.kind == MATRIX:
-            w.bookings[e, b, TRIP_KM] = tt.km[
-                w.booking_ints[e, b, P_ZONE], w.booking_ints[e, b, D_ZONE]
-            ]
-            w.bookings[e, b, URGENCY] = w.bookings[e, b, WINDOW_END]
-        else:
-            w.bookings[e, b, TRIP_KM] = tt.circuity * great_circle_km(px, py, pz, dx, dy, dz)
-            from_base = tt.circuity * great_circle_km(base_x, base_y, base_z, px, py, pz)
-            w.bookings[e, b, URGENCY] = depart_min(
-                tt,
-                w.bookings[e, b, WINDOW_END],
-                from_base,
-                w.booking_ints[e, b, P_ZONE],
-                w.booking_ints[e, b, P_ZONE],
-            )
-        priority = w.booking_ints[e, b, PRIORITY]
-        w.bookings[e, b, WORTH] = completion_worth(wt, priority, w.bookings[e, b, FARE])
-        w.bookings[e, b, LOSS] = unserved_loss(wt, priority)
-        w.booking_ints[e, b, STATUS] = UNKNOWN
-        w.booking_ints[e, b, DRIVER] = -1
-        w.bookings[e, b, WORK_MIN] = 0.0
+    for b in range(w.counters[e, NUM_BOOKINGS]):
+        _derive_booking(w, tt, rules, wt, e, b)
     for d in range(w.drivers.shape[2]):
         lat, lon = w.drivers[e, AT_LAT, d], w.drivers[e, AT_LON, d]
         x, y, z = unit_vector(lat, lon)
@@ -863,9 +881,17 @@ def begin_day(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int
         w.drivers[e, NEXT_EVENT, d] = np.inf
         w.driver_ints[e, COMMITTED, d] = 0
         w.driver_ints[e, STAGE, d] = TO_DEPART
-        w.driver_ints[e, DOWN, d] = 0
+        w.drivers[e, BACK_AT, d] = np.inf
+        w.driver_ints[e, DOWN, d] = NOT_YET_DOWN
         w.driver_ints[e, SERVED, d] = 0
+    _reset_counters(w, e)
     w.clock[e, NOW] = 0.0
+    reveal(w, tt, rules, e)
+
+
+@kernel
+def _reset_counters(w: World, e: int) -> None:
+    """Nothing is open, nothing has happened, every pair column is free."""
     w.clock[e, NEXT_EXPIRY] = np.inf
     w.counters[e, REVEALED] = 0
     w.counters[e, NUM_OPEN] = 0
@@ -880,7 +906,30 @@ def begin_day(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int
     for k in range(TERMS):
         w.terms[e, k] = 0.0
         w.totals[e, k] = 0.0
-    reveal(w, tt, rules, e)
+
+
+@kernel
+def begin_at_state(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) -> None:
+    """Derive what follows from a state, already in the blocks: NUM_BOOKINGS rows, all open.
+
+    Of a driver's commitments only the end is known, not the jobs: the world can be observed and
+    committed to, but its time cannot move.
+    """
+    for d in range(w.drivers.shape[2]):
+        lat, lon = w.drivers[e, END_LAT, d], w.drivers[e, END_LON, d]
+        x, y, z = unit_vector(lat, lon)
+        w.drivers[e, END_X, d], w.drivers[e, END_Y, d], w.drivers[e, END_Z, d] = x, y, z
+        w.drivers[e, AT_LAT, d], w.drivers[e, AT_LON, d] = lat, lon
+        w.driver_ints[e, AT_ZONE, d] = w.driver_ints[e, END_ZONE, d]
+        if w.driver_ints[e, DOWN, d] == IS_DOWN:
+            w.drivers[e, FREE_AT, d] = np.inf
+        w.drivers[e, AT_FREE, d] = w.drivers[e, FREE_AT, d]
+        w.drivers[e, NEXT_EVENT, d] = np.inf
+    _reset_counters(w, e)
+    for b in range(w.counters[e, NUM_BOOKINGS]):
+        _derive_booking(w, tt, rules, wt, e, b)
+        open_booking(w, tt, rules, e, b)
+    w.counters[e, REVEALED] = w.counters[e, NUM_BOOKINGS]
 
 
 # --- an action ------------------------------------------------------------------------------------
@@ -898,11 +947,14 @@ def act(
 ) -> int:
     """Carry out one action of ``Discrete(N * visible + 1)``; returns epochs passed (WAIT: 1).
 
-    An action that the mask forbids changes nothing: it is counted and penalised.
+    An action that the mask forbids changes nothing: it is counted and penalised. After the end of
+    the day nothing happens any more.
     """
     for k in range(TERMS):
         w.terms[e, k] = 0.0
     w.credit[e] = 0.0
+    if w.counters[e, ENDED] == 1:
+        return 0
     w.counters[e, STEPS] += 1
     if action == 0:
         wait(w, tt, rules, wt, e)

@@ -108,7 +108,9 @@ def _percentile(values: FloatArray, n: int, share: float) -> float:
 def day_kpis(w: World, rules: RulesTable, e: int, out: FloatArray) -> None:
     """Fill ``out`` (``len(KPIS)``) with the KPIs of environment ``e``'s day so far.
 
-    A day still running counts only what has happened; its open bookings count as due.
+    A day still running counts only what has happened; its open bookings count as due. Where
+    nothing was due nothing failed: 100 % complete and on time; before any booking is decided
+    satisfaction is full.
     """
     n = w.counters[e, NUM_BOOKINGS]
     waits = np.empty(n)
@@ -154,8 +156,8 @@ def day_kpis(w: World, rules: RulesTable, e: int, out: FloatArray) -> None:
     out[1] = reward / max(1, steps)
     out[2] = due
     out[3] = served
-    out[4] = 100.0 * served / max(1, due)
-    out[5] = 100.0 * on_time / max(1, due)
+    out[4] = 100.0 * served / due if due > 0 else 100.0
+    out[5] = 100.0 * on_time / due if due > 0 else 100.0
     out[6] = 100.0 * (served - on_time) / max(1, due)
     out[7] = unserved
     for p in range(5):
@@ -168,7 +170,7 @@ def day_kpis(w: World, rules: RulesTable, e: int, out: FloatArray) -> None:
     out[18] = _percentile(waits, served, 0.95)
     out[19] = workload_gini(w, e)
     out[20] = served / hours if hours > 0.0 else 0.0
-    out[21] = score / max(1, decided)
+    out[21] = score / decided if decided > 0 else 5.0
     out[22] = no_shows
     out[23] = called_off
     out[24] = w.counters[e, RELEASED]

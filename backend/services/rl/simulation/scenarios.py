@@ -45,6 +45,14 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Share = Annotated[float, Field(ge=0)]
+"""Relative to the others of its kind; they need not sum to 1."""
+
+WEEK_MIN = 10_080.0
+
+Minutes = Annotated[float, Field(ge=0, le=WEEK_MIN)]
+
+
 class Coordinates(_Model):
     """A point on Earth, WGS-84 degrees."""
 
@@ -119,13 +127,27 @@ class Stream(_Model):
     share: float = Field(gt=0)
     is_return: bool = False
     flows: tuple[TripFlow, ...] = Field(min_length=1)
-    hourly_share: dict[int, float]
+    hourly_share: dict[Annotated[int, Field(ge=0, le=23)], Share]
     immediate_share: float = Field(ge=0, le=1)
-    lead_min: tuple[float, float, float]  # shortest, median, longest lead of the pre-booked
-    priority_share: tuple[float, float, float, float, float]
+    lead_min: tuple[Minutes, Minutes, Minutes]  # shortest, median, longest lead of the pre-booked
+    priority_share: tuple[Share, Share, Share, Share, Share]
     wheelchair_share: float = Field(ge=0, le=1)
-    pickup_service_min: tuple[float, float]
-    dropoff_service_min: tuple[float, float]
+    pickup_service_min: tuple[Minutes, Minutes]  # shortest, longest
+    dropoff_service_min: tuple[Minutes, Minutes]
+
+    @field_validator("lead_min", "pickup_service_min", "dropoff_service_min")
+    @classmethod
+    def _increasing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(value):
+            raise ValueError("values must increase")
+        return value
+
+    @field_validator("priority_share")
+    @classmethod
+    def _some(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if sum(value) <= 0:
+            raise ValueError("at least one share must be positive")
+        return value
 
 
 class SyntheticDemand(_Model):
@@ -137,7 +159,7 @@ class SyntheticDemand(_Model):
     kind: Literal["synthetic"] = "synthetic"
     bookings_per_day: float = Field(ge=0, le=20_000)
     bookings_cv: float = Field(default=0.1, ge=0, le=1)
-    last_promise_before_end_min: float = Field(default=30, ge=0)
+    last_promise_before_end_min: Minutes = 30
     streams: tuple[Stream, ...] = Field(min_length=1)
 
 
@@ -181,8 +203,8 @@ Demand = Annotated[
 class DriverPattern(_Model):
     """A kind of driver; the fleet repeats the patterns in order."""
 
-    shift_start_min: float = 0
-    shift_end_min: float | None = None  # None: the end of the day
+    shift_start_min: float = Field(default=0, ge=-WEEK_MIN, le=WEEK_MIN)
+    shift_end_min: float | None = Field(default=None, le=WEEK_MIN)  # None: the end of the day
     wheelchair: bool = False
     emergency: bool = False
     start: str | None = None  # a site's name; None: the base
@@ -201,14 +223,14 @@ class Rules(_Model):
     day_start: str = "08:00"
     horizon_min: float = Field(default=480, gt=0, le=1440)
     epoch_min: float = Field(default=5, gt=0, le=120)
-    window_min: float = Field(default=15, ge=0)
-    grace_min: float = Field(default=15, ge=0)
-    on_time_min: float = Field(default=15, ge=0)
+    window_min: Minutes = 15
+    grace_min: Minutes = 15
+    on_time_min: Minutes = 15
     queue: int = Field(default=1, ge=0, le=3)  # jobs behind the one in progress
-    overtime_min: float = Field(default=30, ge=0)  # work may end this long after the shift
+    overtime_min: Minutes = 30  # work may end this long after the shift
     decide_once: bool = False  # an open booking is lost when the next epoch begins
     emergency_min_priority: int = Field(default=4, ge=1, le=5)
-    no_show_wait_min: float = Field(default=10, ge=0)
+    no_show_wait_min: Minutes = 10
 
     @field_validator("day_start")
     @classmethod
@@ -232,7 +254,7 @@ class Disturbances(_Model):
     no_show_share: float = Field(default=0, ge=0, le=1)
     late_cancellation_share: float = Field(default=0, ge=0, le=1)
     breakdowns_per_driver_day: float = Field(default=0, ge=0, le=1)
-    breakdown_min: float = Field(default=60, ge=0)
+    breakdown_min: Minutes = 60
 
 
 class RewardWeights(_Model):

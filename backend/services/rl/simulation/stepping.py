@@ -4,21 +4,43 @@ import numpy as np
 import numpy.typing as npt
 
 from .compiled import allocating, entry, inlined, kernel
-from .kernels import act, begin_day, can_commit, commit, find_open, wait
+from .kernels import act, begin_at_state, begin_day, can_commit, commit, find_open, wait
 from .kpis import day_kpis
 from .memory import Buffer, unpack
 from .observation import encode_compact, encode_full, encode_mask
 from .sampling import next_training_seed, sample_day, seed_episodes
 from .setup import DAY_DRIVER_FIELDS, DAY_DRIVER_INTS, DayTables, Outputs, Setup
-from .types import FloatArray, IntArray
+from .types import MOST_MIN, FloatArray, IntArray
 from .world import (
+    BUSY_MIN,
+    COMMITTED,
+    CREATED,
+    D_LAT,
+    D_LON,
+    D_SERVICE,
+    D_ZONE,
+    END_LAT,
+    END_LON,
+    END_ZONE,
     ENDED,
+    FARE,
+    FREE_AT,
     INPUT_FLOATS,
     INPUT_INTS,
     NUM_BOOKINGS,
     NUM_OPEN,
+    P_LAT,
+    P_LON,
+    P_SERVICE,
+    P_ZONE,
+    PRIORITY,
+    PROMISED,
+    SERVED,
+    SHIFT_END,
+    SHIFT_START,
     STEPS,
     TERMS,
+    WINDOW_END,
     World,
 )
 
@@ -133,6 +155,54 @@ def observe_one(m: Buffer, x: IntArray, e: int) -> None:
     observe(w, s, out, e)
 
 
+@inlined
+def _within(value: float, low: float, high: float) -> bool:
+    return low <= value <= high  # not so for NaN
+
+
+@kernel
+def _admissible(w: World, s: Setup, e: int) -> bool:
+    """Whether the plain fields of a state are what the rules can handle."""
+    zones = s.travel.km.shape[0]  # 1 where travel is by coordinates
+    ok = True
+    for b in range(w.counters[e, NUM_BOOKINGS]):
+        booking, ints = w.bookings[e, b], w.booking_ints[e, b]
+        ok &= _within(booking[CREATED], -MOST_MIN, MOST_MIN)
+        ok &= _within(booking[PROMISED], -MOST_MIN, MOST_MIN)
+        ok &= _within(booking[WINDOW_END], booking[PROMISED], MOST_MIN)
+        ok &= _within(booking[P_LAT], -90, 90) and _within(booking[P_LON], -180, 180)
+        ok &= _within(booking[D_LAT], -90, 90) and _within(booking[D_LON], -180, 180)
+        ok &= _within(booking[P_SERVICE], 0, MOST_MIN) and _within(booking[D_SERVICE], 0, MOST_MIN)
+        ok &= not np.isinf(booking[FARE])
+        ok &= 1 <= ints[PRIORITY] <= 5
+        ok &= 0 <= ints[P_ZONE] < zones and 0 <= ints[D_ZONE] < zones
+    for d in range(w.drivers.shape[2]):
+        ok &= _within(w.drivers[e, END_LAT, d], -90, 90)
+        ok &= _within(w.drivers[e, END_LON, d], -180, 180)
+        ok &= _within(w.drivers[e, FREE_AT, d], -MOST_MIN, MOST_MIN)
+        ok &= _within(w.drivers[e, SHIFT_START, d], -MOST_MIN, MOST_MIN)
+        ok &= _within(w.drivers[e, SHIFT_END, d], -MOST_MIN, MOST_MIN)
+        ok &= _within(w.drivers[e, BUSY_MIN, d], 0, MOST_MIN)
+        ok &= 0 <= w.driver_ints[e, COMMITTED, d] <= s.rules.capacity
+        ok &= 0 <= w.driver_ints[e, SERVED, d] <= MOST_MIN
+        ok &= 0 <= w.driver_ints[e, END_ZONE, d] < zones
+    return ok
+
+
+@entry
+def load_state_one(m: Buffer, x: IntArray, e: int) -> bool:
+    """Open all bookings of a state whose plain fields lie in the blocks, and observe it.
+
+    False, and nothing done, if a field has a value that the rules cannot handle.
+    """
+    w, s, out = unpack(m, x)
+    if not _admissible(w, s, e):
+        return False
+    begin_at_state(w, s.travel, s.rules, s.weights, e)
+    observe(w, s, out, e)
+    return True
+
+
 @entry
 def can_commit_one(m: Buffer, x: IntArray, e: int, d: int, b: int) -> bool:
     """Whether booking b (a row of the day) is open and may be committed to driver d now."""
@@ -178,5 +248,5 @@ def kpis_one(m: Buffer, x: IntArray, e: int, values: FloatArray) -> None:
 def wait_one(m: Buffer, x: IntArray, e: int) -> None:
     """Move one environment to its next decision epoch."""
     w, s, _out = unpack(m, x)
-    w.counters[e, STEPS] += 1
+    w.counters[e, STEPS] += 1 - w.counters[e, ENDED]
     wait(w, s.travel, s.rules, s.weights, e)

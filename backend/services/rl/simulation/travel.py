@@ -101,7 +101,7 @@ def arrive_min(
     while True:
         i = min(HOURS - 1, max(0, hour - _FIRST_HOUR))
         reach = (60.0 * (hour + 1) - clock) * tables.speed[i]
-        if left <= reach:
+        if not left > reach:  # so that NaN ends the search too
             return clock + left * tables.pace[i] - tables.day_start_min
         left -= reach
         hour += 1
@@ -121,7 +121,7 @@ def depart_min(
     while True:
         i = min(HOURS - 1, max(0, hour - _FIRST_HOUR))
         reach = (clock - 60.0 * hour) * tables.speed[i]
-        if left <= reach:
+        if not left > reach:  # so that NaN ends the search too
             return clock - left * tables.pace[i] - tables.day_start_min
         left -= reach
         clock = 60.0 * hour

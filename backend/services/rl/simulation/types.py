@@ -22,6 +22,9 @@ BoolArray = npt.NDArray[np.bool_]
 NEVER = np.inf
 """A time that does not come (no cancellation, no breakdown)."""
 
+MOST_MIN = 1.0e7
+"""Times that are given must lie within twenty years of the day: far beyond, floats lose minutes."""
+
 BOOKING_DTYPE = np.dtype(
     [
         ("created_min", "f8"),  # when dispatch learns of it; <= 0: known when the day starts
@@ -196,14 +199,19 @@ class DispatchState:
             )
         try:
             now_min = float(raw["now_min"])
+            for name in ("driver_ids", "booking_ids"):
+                if not isinstance(raw[name], list):
+                    raise StateError(f"dispatch state: {name} must be a list")
             driver_ids = tuple(str(i) for i in raw["driver_ids"])
             booking_ids = tuple(str(i) for i in raw["booking_ids"])
             drivers = _table(raw["drivers"], STATE_DRIVER_DTYPE, len(driver_ids), "drivers")
             bookings = _table(raw["bookings"], STATE_BOOKING_DTYPE, len(booking_ids), "bookings")
         except KeyError as error:
             raise StateError(f"dispatch state lacks the field {error.args[0]!r}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise StateError(f"dispatch state cannot be read: {error}") from error
+        if not isinstance(raw.get("extra", {}), dict):
+            raise StateError("dispatch state: extra must be an object")
         if not np.isfinite(now_min):
             raise StateError("dispatch state: now_min must be a finite number")
         return cls(
@@ -250,5 +258,9 @@ def _table(columns: Any, dtype: np.dtype[np.void], rows: int, where: str) -> npt
                 raise StateError(f"dispatch state: {where}.{name}[{row}] is {value!r}")
             elif kind == "f" and not np.isfinite(value):
                 raise StateError(f"dispatch state: {where}.{name}[{row}] is not finite")
+            elif kind == "i" and not (isinstance(value, int) and abs(value) < 2**63):
+                raise StateError(
+                    f"dispatch state: {where}.{name}[{row}] is {value!r}, not an integer"
+                )
             table[name][row] = value
     return table

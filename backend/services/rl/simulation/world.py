@@ -35,13 +35,14 @@ SHIFT_END: Final = 7
 AT_LAT: Final = 8
 AT_LON: Final = 9
 AT_FREE: Final = 10
-BREAKDOWN: Final = 11
+BREAKDOWN: Final = 11  # as the day brings it; never changed by play
 REPAIRED: Final = 12
 DEADHEAD_KM: Final = 13  # driven so far
 LOADED_KM: Final = 14
 BUSY_MIN: Final = 15  # driving and serving, committed work included
 NEXT_EVENT: Final = 16  # when something next happens to the driver, by forecast
-DRIVER_FLOATS: Final = 17
+BACK_AT: Final = 17  # when a vehicle that broke down drives again
+DRIVER_FLOATS: Final = 18
 
 # --- drivers: integer fields ------------------------------------------------------------------
 END_ZONE: Final = 0
@@ -50,7 +51,7 @@ D_WHEELCHAIR: Final = 2
 D_EMERGENCY: Final = 3
 COMMITTED: Final = 4  # jobs in progress or queued
 STAGE: Final = 5  # of the job in progress: the next thing to happen
-DOWN: Final = 6
+DOWN: Final = 6  # 0: not yet, 1: out of service now, 2: repaired
 SERVED: Final = 7
 DRIVER_INTS: Final = 8
 
@@ -198,7 +199,9 @@ def allocate(
 ) -> World:
     """A zeroed world; ``capacity`` is jobs per driver (one in progress and the queue)."""
     rows = max(1, max_bookings)
-    num_events = 8 * rows + 4 * num_drivers if record_events else 0
+    # Four events per booking served; three more per commitment that a breakdown undoes, and each
+    # driver breaks down once at most, with `capacity` commitments at most.
+    num_events = 5 * rows + (3 * capacity + 2) * num_drivers if record_events else 0
     return World(
         clock=np.zeros((num_envs, CLOCK_FLOATS)),
         counters=np.zeros((num_envs, COUNTERS), dtype=np.int64),
