@@ -1,9 +1,10 @@
-"""How functions are compiled: four decorators for the whole project, and why they differ.
+"""How functions are compiled: decorators for the whole project, and why they differ.
 
 Numba's `njit`, cached on disk, without the GIL, with NumPy's arithmetic (no exception on 0/0).
 Numba counts references of every array that a function is handed inside a tuple; in functions of
 nanoseconds that is most of their time, so only those that allocate arrays keep it. What Python
-never calls gets no Python wrapper, which halves compilation.
+never calls gets no Python wrapper, which halves compilation: calling a `kernel` or an `inlined`
+function from Python crashes the process.
 """
 
 from collections.abc import Callable
@@ -35,6 +36,11 @@ def kernel(function: F) -> F:
 def inlined(function: F) -> F:
     """Like `kernel`, compiled into its callers: for the innermost loops."""
     return njit(function, _nrt=False, forceinline=True, **_INTERNAL)  # type: ignore[no-any-return]
+
+
+def inlined_entry(function: F) -> F:
+    """Like `inlined`, for a small function that Python calls too."""
+    return njit(function, _nrt=False, forceinline=True, no_cfunc_wrapper=True, **_COMMON)  # type: ignore[no-any-return]
 
 
 def inlined_views(function: F) -> F:

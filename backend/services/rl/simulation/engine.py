@@ -108,7 +108,7 @@ def travel_tables(scenario: Scenario, source: DaySource | None = None) -> Travel
         return haversine_tables(
             scenario.travel.circuity, scenario.travel.speed_kmh, scenario.rules.day_start_min
         )
-    tables = getattr(source, "travel_tables", None)
+    tables = getattr(source, "tables", None)
     if not isinstance(tables, TravelTables):
         raise ScenarioError(
             f"scenario {scenario.name!r} travels by zones: it needs its data folder"
@@ -189,7 +189,9 @@ class Engine:
         self.scenario = scenario
         self.num_envs = num_envs
         self.days = list(days) if days else []
-        drivers = len(self.days[0].drivers) if self.days else scenario.fleet.num_drivers
+        drivers = (
+            max(len(day.drivers) for day in self.days) if self.days else scenario.fleet.num_drivers
+        )
         self.layout = ObservationLayout(observation, drivers, max_bookings)
         model = None if self.days else scenario.demand_model()
         rows = (
@@ -399,11 +401,22 @@ class Engine:
 # --- arrays for the compiled side ------------------------------------------------------------
 
 
+_NO_SHIFT = {
+    world.SHIFT_START: 1.0e6,  # never comes, yet finite: it survives JSON
+    world.SHIFT_END: 1.0e6,
+    world.BREAKDOWN: np.inf,
+    world.REPAIRED: np.inf,
+}
+
+
 def day_tables(days: Sequence[Day], num_drivers: int, rows: int) -> DayTables:
     """Pack real days into the blocks' order of fields.
 
+    A day with fewer drivers than ``num_drivers`` is filled up with drivers who have no shift and
+    can never be assigned.
+
     Raises:
-        DataError: If fleets differ in size, or bookings are not in order of creation.
+        DataError: If bookings are not in order of creation.
     """
     shown = max(1, rows)
     tables = DayTables(
@@ -414,13 +427,11 @@ def day_tables(days: Sequence[Day], num_drivers: int, rows: int) -> DayTables:
         driver_ints=np.zeros((len(days), len(DAY_DRIVER_INTS), num_drivers), dtype=np.int64),
     )
     for i, day in enumerate(days):
-        if len(day.drivers) != num_drivers:
-            raise DataError(
-                f"day {day.label}: {len(day.drivers)} drivers where other days have {num_drivers}"
-            )
         if np.any(np.diff(day.bookings["created_min"]) < 0):
             raise DataError(f"day {day.label}: bookings are not in order of created_min")
         count = len(day.bookings)
+        for field, value in _NO_SHIFT.items():
+            tables.drivers[i, DAY_DRIVER_FIELDS.index(field), len(day.drivers) :] = value
         tables.num_bookings[i] = count
         for name, index in _BOOKING_FIELD.items():
             tables.bookings[i, :count, index] = day.bookings[name]
@@ -431,10 +442,10 @@ def day_tables(days: Sequence[Day], num_drivers: int, rows: int) -> DayTables:
             )
         for k, index in enumerate(DAY_DRIVER_FIELDS):
             name = next(n for n, j in _DRIVER_FIELD.items() if j == index)
-            tables.drivers[i, k] = day.drivers[name]
+            tables.drivers[i, k, : len(day.drivers)] = day.drivers[name]
         for k, index in enumerate(DAY_DRIVER_INTS):
             name = next(n for n, j in _DRIVER_INT.items() if j == index)
-            tables.driver_ints[i, k] = np.maximum(day.drivers[name], 0)
+            tables.driver_ints[i, k, : len(day.drivers)] = np.maximum(day.drivers[name], 0)
     return tables
 
 

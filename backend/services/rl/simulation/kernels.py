@@ -683,14 +683,18 @@ def _finish(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) 
 @kernel
 def workload_gini(w: World, e: int) -> float:
     """Gini coefficient of the drivers' busy minutes (0: equal shares)."""
-    n = w.drivers.shape[2]
     total = 0.0
     spread = 0.0
-    for i in range(n):
+    on_duty = 0
+    for i in range(w.drivers.shape[2]):
+        if w.drivers[e, SHIFT_END, i] <= w.drivers[e, SHIFT_START, i]:
+            continue  # fills up a smaller fleet
+        on_duty += 1
         total += w.drivers[e, BUSY_MIN, i]
-        for j in range(n):
-            spread += abs(w.drivers[e, BUSY_MIN, i] - w.drivers[e, BUSY_MIN, j])
-    return spread / (2.0 * n * total) if total > 0.0 else 0.0
+        for j in range(w.drivers.shape[2]):
+            if w.drivers[e, SHIFT_END, j] > w.drivers[e, SHIFT_START, j]:
+                spread += abs(w.drivers[e, BUSY_MIN, i] - w.drivers[e, BUSY_MIN, j])
+    return spread / (2.0 * on_duty * total) if total > 0.0 else 0.0
 
 
 # --- disturbances -------------------------------------------------------------------------------

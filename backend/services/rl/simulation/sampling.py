@@ -183,6 +183,13 @@ def next_random(random: npt.NDArray[np.uint64], e: int, stream: int) -> np.uint6
 
 
 @inlined
+def random_bits(random: npt.NDArray[np.uint64], e: int) -> np.uint64:
+    """The next 64 bits of a one-dimensional array of streams."""
+    random[e] += _GOLDEN
+    return _mix(random[e])
+
+
+@inlined
 def _uniform(random: npt.NDArray[np.uint64], e: int) -> float:
     return np.float64(next_random(random, e, DAY) >> _S11) * (1.0 / 9007199254740992.0)
 

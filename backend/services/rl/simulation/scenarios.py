@@ -201,7 +201,7 @@ class Rules(_Model):
     day_start: str = "08:00"
     horizon_min: float = Field(default=480, gt=0, le=1440)
     epoch_min: float = Field(default=5, gt=0, le=120)
-    window_min: float = Field(default=30, ge=0)
+    window_min: float = Field(default=15, ge=0)
     grace_min: float = Field(default=15, ge=0)
     on_time_min: float = Field(default=15, ge=0)
     queue: int = Field(default=1, ge=0, le=3)  # jobs behind the one in progress

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import allocating, inlined
+from .compiled import allocating, inlined, inlined_entry
 from .types import FloatArray, IntArray
 
 EARTH_RADIUS_KM = 6371.0088
@@ -64,7 +64,7 @@ def matrix_tables(minutes: FloatArray, km: FloatArray, day_start_min: float) -> 
     )
 
 
-@inlined
+@inlined_entry
 def unit_vector(lat: float, lon: float) -> tuple[float, float, float]:
     """Point on the unit sphere of a place given in degrees."""
     phi, lam = np.radians(lat), np.radians(lon)
@@ -72,7 +72,7 @@ def unit_vector(lat: float, lon: float) -> tuple[float, float, float]:
     return cos_phi * np.cos(lam), cos_phi * np.sin(lam), np.sin(phi)
 
 
-@inlined
+@inlined_entry
 def great_circle_km(ax: float, ay: float, az: float, bx: float, by: float, bz: float) -> float:
     """Great-circle distance of two unit vectors: the haversine formula in its chord form.
 
@@ -88,7 +88,7 @@ def great_circle_km(ax: float, ay: float, az: float, bx: float, by: float, bz: f
     return 2.0 * EARTH_RADIUS_KM * np.arcsin(min(1.0, half))
 
 
-@inlined
+@inlined_entry
 def arrive_min(
     tables: TravelTables, depart_min: float, km: float, zone_from: int, zone_to: int
 ) -> float:
@@ -108,7 +108,7 @@ def arrive_min(
         clock = 60.0 * hour
 
 
-@inlined
+@inlined_entry
 def depart_min(
     tables: TravelTables, arrive: float, km: float, zone_from: int, zone_to: int
 ) -> float:
