@@ -1,7 +1,7 @@
 """Makes ``atmr/Dispatch-v1`` known to Gymnasium.
 
-Any of these registers it: importing this module, ``gymnasium.make("services.rl.registration:atmr/
-Dispatch-v1")``, or the package's entry point (see ``gymnasium_entry_points``).
+Where the project is installed, ``import gymnasium`` is enough (`gymnasium_startup`). Elsewhere
+import this module, or let Gymnasium do it: ``make("services.rl.registration:atmr/Dispatch-v1")``.
 """
 
 import gymnasium
