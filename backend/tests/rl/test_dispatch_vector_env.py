@@ -1,5 +1,6 @@
 """Many days side by side: the same days, and Gymnasium's conventions for vectors."""
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 from services.rl.dispatch_env import DispatchEnv, DispatchVectorEnv
 from services.rl.errors import UsageError
+from services.rl.simulation.types import Day
 
 from .worlds import disturbed
 
@@ -56,10 +58,21 @@ def test_it_is_separate_environments_bit_for_bit(observation: str) -> None:
     assert ends >= 8
 
 
-def test_it_answers_as_gymnasiums_own_vector_of_environments_does() -> None:
+def real_days() -> list[Day]:
+    """Three days with dates."""
+    env, days = DispatchEnv(**WORLD), []
+    for seed in range(3):
+        env.reset(seed=seed)
+        days.append(dataclasses.replace(env.engine.day(), label=f"2026-03-0{seed + 2}"))
+    return days
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["sampled days", "real days"])
+def test_it_answers_as_gymnasiums_own_vector_of_environments_does(real: bool) -> None:
     """The same arrays; ``dt`` alone also speaks of the step that ended a day."""
-    vector = DispatchVectorEnv(3, **WORLD)
-    sync = SyncVectorEnv([lambda: DispatchEnv(**WORLD)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    world = {**WORLD, "days": real_days()} if real else WORLD
+    vector = DispatchVectorEnv(3, **world)
+    sync = SyncVectorEnv([lambda: DispatchEnv(**world)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
     assert vector.observation_space == sync.observation_space
     assert vector.action_space == sync.action_space
     assert vector.metadata["autoreset_mode"] == sync.metadata["autoreset_mode"]

@@ -64,7 +64,7 @@ class MapFrame:
         ground.rectangle(x + width, y, _SIDE, height, PANEL)
         ground.line((x + width, y), (x + width, y + height), LINE, 1)
         ground.line((0, y + height), (_WIDTH, y + height), LINE, 1)
-        _draw_legend(ground, x + width + 16, y + height - 226)
+        _draw_legend(ground, x + width + 16, y + height - 238)
         self._ground = ground.image
 
     def draw(self, now: Snapshot) -> npt.NDArray[np.uint8]:
@@ -217,15 +217,15 @@ def _draw_legend(canvas: Canvas, x: float, y: float) -> None:
     canvas.text((x, row + 30), "to leave the base and arrive in the window", 9, GREY)
     row += 50
     for words, colour, dash, width in (
-        ("trip with patient", PURPLE, 0, 2.2),
+        ("trip with patient (thin: to come)", PURPLE, 0, 2.2),
         ("empty, to the pickup", BLUE, 5, 1.8),
         ("next job in the queue", PALE, 0, 1.2),
     ):
         canvas.line((x, row), (x + 19, row), colour, width, dash)
         canvas.text((x + 26, row), words, 11, INK, anchor="lm")
         row += 17
-    draw_base(canvas, (x + 160, row - 50))
-    canvas.text((x + 173, row - 50), "base", 11, INK, anchor="lm")
+    draw_base(canvas, (x + 9, row + 1))
+    canvas.text((x + 26, row), "base", 11, INK, anchor="lm")
 
 
 def _draw_kpis(canvas: Canvas, now: Snapshot) -> None:
