@@ -149,7 +149,7 @@ def test_fields_of_a_day(booking_row):
     bookings = day.bookings
     assert bookings["created_min"].tolist() == [-120, -60, 0, 112, 140]
     assert bookings["promised_min"].tolist() == [120, 120, 120, 120, 140]
-    assert bookings["window_end_min"].tolist() == [150, 150, 150, 150, 170]
+    assert bookings["window_end_min"].tolist() == [135, 135, 135, 135, 155]
     assert bookings["immediate"].tolist() == [False, False, True, True, True]
     assert bookings["cancelled_min"].tolist() == [np.inf, 75, np.inf, np.inf, np.inf]
     assert bookings["is_return"].tolist() == [False, True, False, False, False]

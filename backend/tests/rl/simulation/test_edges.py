@@ -236,10 +236,19 @@ def test_a_zone_outside_the_matrix_is_refused(tmp_path):
         Engine(scenario, days=days, source=source)
 
 
-def test_days_of_different_fleets_are_refused():
+def test_a_smaller_fleet_is_filled_up_with_drivers_who_can_never_be_assigned():
     a, b = day_of([booking(50, 1, 2)], [driver()]), day_of([booking(50, 1, 2)], [driver()] * 2)
-    with pytest.raises(DataError, match="2 drivers where other days have 1"):
-        Engine(even_scenario(), days=[a, b])
+    engine = Engine(even_scenario(), 2, days=[a, b])
+    engine.start([0, 1])
+    assert [engine.can_commit(0, d, 0) for d in (0, 1)] == [True, False]
+    assert [engine.can_commit(1, d, 0) for d in (0, 1)] == [True, True]
+    for env in (0, 1):
+        engine.commit(env, 0, 0)
+        while not engine.wait(env):
+            pass
+    small, large = engine.kpis(0), engine.kpis(1)
+    assert small["trips_per_vehicle_hour"] == 2 * large["trips_per_vehicle_hour"] > 0
+    assert (small["workload_gini"], large["workload_gini"]) == (0.0, 0.5)
 
 
 def test_zones_without_their_folder_are_refused(tmp_path):
