@@ -1,13 +1,13 @@
 """The whole yardstick in one run: history, data set, demand model, policies compared.
 
 Invents 90 days of a company's history in SQLite, collects them into a data set, fits a demand
-model, and plays several policies on the history's validation days and on simulated days.
+model, tunes the matcher on it, and plays several policies on the history's validation days and on simulated days.
 """
 
 import time
 from collections.abc import Sequence
 
-from scripts.rl import collect_historical_data, evaluate, generate_history
+from scripts.rl import collect_historical_data, evaluate, generate_history, tune_matching
 from scripts.rl.command import command_parser, positive_int, run, write_json
 from services.rl import paths
 
@@ -31,18 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed = ["--seed", str(arguments.seed)]
     steps = (
         (
-            f"1/4  A company's history: {arguments.days} days in SQLite",
+            f"1/5  A company's history: {arguments.days} days in SQLite",
             generate_history.main,
             ["--days", str(arguments.days), "--out", str(history), *seed],
         ),
         (
-            "2/4  Read it, check every row, keep days, fit the demand",
+            "2/5  Read it, check every row, keep days, fit the demand",
             collect_historical_data.main,
             ["--days", str(arguments.days), "--database-url", f"sqlite:///{history}",
              "--out", str(folder), "--name", "demo", *seed],
         ),
         (
-            "3/4  Real days: policies on the history's validation days (the first run compiles)",
+            "3/5  Tune the matcher on simulated training days (the first run compiles)",
+            tune_matching.main,
+            ["--scenario", str(folder / "scenario.yaml"), "--generations", "30",
+             "--population", "16", "--days", "32", *seed],
+        ),
+        (
+            "4/5  Real days: policies on the history's validation days",
             evaluate.main,
             ["--scenario", str(folder / "replay.yaml"), "--days", "6",
              "--policies", "random,nearest,cheapest,matching,rolling,hindsight",
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
              "--json", str(results / "real_days" / "evaluation.json"), *seed],
         ),
         (
-            "4/4  Simulated days: the same on 200 days drawn from the fitted demand",
+            "5/5  Simulated days: the same on 200 days drawn from the fitted demand",
             evaluate.main,
             ["--scenario", str(folder / "scenario.yaml"), "--days", "200",
              "--policies", "random,nearest,cheapest,matching",
