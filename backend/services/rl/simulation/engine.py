@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.rl.errors import DataError, ScenarioError, UsageError
+from services.rl.errors import ScenarioError, UsageError
 
 from . import kpis, sampling, stepping, world
 from .days import DaySource, check_day

@@ -123,11 +123,12 @@ def _km(lat, lon, model, k):
 
 
 def test_every_drawn_day_is_well_formed(drawn):
+    window = drawn[0].rules.window_min
     for day in drawn[1][:300]:
         assert (day["created_min"] <= day["promised_min"]).all()
         assert (np.diff(day["created_min"]) >= 0).all()
         assert (day["immediate"] == (day["created_min"] == day["promised_min"])).all()
-        assert (day["window_end_min"] == day["promised_min"] + 30).all()
+        assert (day["window_end_min"] == day["promised_min"] + window).all()
         assert np.isin(day["priority"], [1, 2, 3, 4, 5]).all()
         assert (day["pickup_service_min"] >= 0).all()
         assert np.isnan(day["fare"]).all()
