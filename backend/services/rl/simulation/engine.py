@@ -225,6 +225,14 @@ class Engine:
         for env in range(num_envs):
             self.seed_episodes(env, env)  # else all environments would draw the same days
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "memory"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copied or unpickled arrays stand alone: move them into one block of memory again."""
+        self.__dict__.update(state)
+        self.memory, self.world, self.setup, self.out = pack(self.world, self.setup, self.out)
+
     # --- running ---------------------------------------------------------------------------------
 
     def start(self, days: npt.ArrayLike, envs: npt.ArrayLike | None = None) -> None:
