@@ -52,7 +52,7 @@ def events_by_booking(engine):
 
 def test_no_driver_is_in_two_places(played):
     """Jobs of a driver follow each other; each leg starts where the last one ended."""
-    _scenario, plays = played
+    _, plays = played
     for play in plays:
         history, engine = play.engine.history(), play.engine
         day = engine.day()
@@ -177,7 +177,7 @@ def _in_order(kinds):
 
 def test_distance_is_conserved(played):
     """Legs of the log = odometers = KPIs = reward terms over their weights."""
-    _scenario, plays = played
+    scenario, plays = played
     for play in plays:
         engine = play.engine
         events = raw_events(engine)
