@@ -84,6 +84,7 @@ class DispatchEnv(gymnasium.Env[Observation, np.int64]):
         self.action_space = gymnasium.spaces.Discrete(self.layout.num_actions)
         self._num_actions = self.layout.num_actions
         self._playing = False
+        self._streaming = False  # whether the stream of later days has begun
         self._look_into_engine()
 
     def _look_into_engine(self) -> None:
@@ -119,7 +120,8 @@ class DispatchEnv(gymnasium.Env[Observation, np.int64]):
         if seed is not None:
             row = day_row_of_seed(self.engine, seed)
         super().reset(seed=seed)
-        start_stream(self.engine, 0, seed, self.np_random)
+        start_stream(self.engine, 0, seed, self.np_random, self._streaming)
+        self._streaming = True
         wanted = (options or {}).get("day")
         if wanted is not None:
             row = day_row(self.engine, wanted)

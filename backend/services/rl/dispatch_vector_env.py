@@ -98,6 +98,7 @@ class DispatchVectorEnv(VectorEnv[Observations, IntArray, npt.NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._playing = np.zeros(self.num_envs, dtype=np.bool_)
+        self._streaming = np.zeros(self.num_envs, dtype=np.bool_)  # whose later days have begun
 
     # --- the Gymnasium interface -----------------------------------------------------------------
 
@@ -132,7 +133,8 @@ class DispatchVectorEnv(VectorEnv[Observations, IntArray, npt.NDArray[Any]]):
             for e in envs
         ]
         for k, e in enumerate(envs):
-            start_stream(self.engine, e, seeds[e], self.np_random)
+            start_stream(self.engine, e, seeds[e], self.np_random, bool(self._streaming[e]))
+            self._streaming[e] = True
             if rows[k] < 0:
                 rows[k] = self.engine.next_training_day(e)
         self.engine.start(rows, envs)

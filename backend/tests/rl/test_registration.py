@@ -29,8 +29,11 @@ def run_python(code: str, python: str = sys.executable, *path: str) -> str:
     return run([python, "-W", "error", "-c", code], *path)
 
 
-def run(command: list[str], *path: str) -> str:
+def run(command: list[str], *path: str, ours: bool = True) -> str:
     """Standard output of a command that must succeed in silence, with our code first on its path.
+
+    Not so for pip: beside our code lies the egg-info of the project's own installation, and pip
+    would take it for the one under test.
 
     ``-W error`` is not inherited, and a start-up file that fails speaks on standard error.
     """
@@ -40,7 +43,10 @@ def run(command: list[str], *path: str) -> str:
         text=True,
         check=False,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "backend"), *path])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "backend"), *path] if ours else path),
+        },
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -57,13 +63,13 @@ def test_an_installed_project_is_known_as_soon_as_gymnasium_is_imported(tmp_path
     venv.create(tmp_path / "venv", symlinks=True)
     python = str(tmp_path / "venv" / "bin" / "python")
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "-q"]
-    run([*pip, "install", "--no-index", "--no-deps", str(built_for_editing(tmp_path))])
+    run([*pip, "install", "--no-index", "--no-deps", str(built_for_editing(tmp_path))], ours=False)
     code = MAKE_AND_STEP.format(name=ENVIRONMENT_ID)
     assert run_python(code, python, SITE_PACKAGES) == "(122,) False\n"
     vector = "import gymnasium; print(gymnasium.make_vec('atmr/Dispatch-v1', num_envs=4))"
     assert "DispatchVectorEnv" in run_python(vector, python, SITE_PACKAGES)
     (startup_file,) = (tmp_path / "venv").rglob("atmr_rl_gymnasium.pth")
-    run([*pip, "uninstall", "-y", "atmr-rl"])
+    run([*pip, "uninstall", "-y", "atmr-rl"], ours=False)
     assert not startup_file.exists()
 
 

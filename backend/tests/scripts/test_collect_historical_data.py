@@ -146,7 +146,7 @@ def test_without_strict_a_bad_row_goes_to_the_rejected_file(atmr_home, tmp_path,
         (["--day-start", "8h"], "is not HH:MM"),
         (["--hours", "0"], "operating day must last"),
         (["--hours", "nan"], "operating day must last"),
-        (["--until", "2020-01-01"], "(outside_period "),
+        (["--until", "2020-01-01"], "outside_period"),
         (["--seed", "-1"], "--seed"),
     ],
 )

@@ -26,6 +26,7 @@ WEEKDAY_VOLUME = (1.06, 1.02, 1.00, 1.03, 0.94, 0.38, 0.0)
 """Demand by day of the week, Monday first; the company rests on Sunday."""
 
 SEASONAL_SWING = 0.10
+LOAD = 0.7  # of the scenario's demand: a company that still serves nine of ten, by a heuristic
 """Winter has this much more demand than the yearly mean, summer this much less."""
 
 GROWTH_PER_YEAR = 0.08
@@ -105,7 +106,7 @@ def _volume(day: date, start: date) -> float:
     year_angle = 2 * np.pi * (day.timetuple().tm_yday - 15) / 365.25
     growth = 1 + GROWTH_PER_YEAR * (day - start).days / 365.25
     season = 1 + SEASONAL_SWING * float(np.cos(year_angle))
-    return float(WEEKDAY_VOLUME[day.weekday()] * season * growth)
+    return float(LOAD * WEEKDAY_VOLUME[day.weekday()] * season * growth)
 
 
 def _drivers(scenario: Scenario, rng: np.random.Generator, company_id: int) -> list[Row]:

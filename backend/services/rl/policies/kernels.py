@@ -163,10 +163,12 @@ def nearest_epoch(
         for i in range(w.counters[e, NUM_OPEN]):
             b = w.open_rows[e, i]
             created = w.bookings[e, b, CREATED]
-            came_first = first < 0 or created < earliest
-            if first >= 0 and created == earliest:
-                came_first = b < w.open_rows[e, first]
-            if came_first and _due(w, e, b, lead) and _best_driver(w, s, e, i, features) >= 0:
+            # Ties go to the more urgent: the order in which every state lists its bookings.
+            if (
+                created < earliest
+                and _due(w, e, b, lead)
+                and _best_driver(w, s, e, i, features) >= 0
+            ):
                 first, earliest = i, created
         if first < 0:
             return n

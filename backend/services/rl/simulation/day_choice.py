@@ -12,7 +12,6 @@ import numpy as np
 from services.rl.errors import UsageError
 
 from .engine import Engine
-from .sampling import EPISODE
 
 _SEEDS = 2**63  # the engine counts in 64 bits
 
@@ -67,9 +66,11 @@ def day_name(engine: Engine, row: int) -> int | str:
     return engine.days[row].label if engine.days else row
 
 
-def start_stream(engine: Engine, env: int, seed: int | None, random: np.random.Generator) -> None:
+def start_stream(
+    engine: Engine, env: int, seed: int | None, random: np.random.Generator, started: bool
+) -> None:
     """Start the stream of later days at a seed; without one, once, at a random place."""
     if seed is not None:
         engine.seed_episodes(env, whole_seed(seed))
-    elif engine.world.random[env, EPISODE] == 0:  # never started
+    elif not started:
         engine.seed_episodes(env, int(random.integers(_SEEDS)))

@@ -222,6 +222,8 @@ class Engine:
             blank, setup, _outputs(num_envs, self.layout)
         )
         self._scenario_sha256 = scenario.sha256  # takes longer to compute than a day to play
+        for env in range(num_envs):
+            self.seed_episodes(env, env)  # else all environments would draw the same days
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "memory"}

@@ -242,8 +242,6 @@ def seed_episodes(w: World, e: int, seed: int) -> None:
 @inlined
 def next_training_seed(w: World, e: int, seeds: int) -> int:
     """The next day's seed, of ``seeds`` training seeds."""
-    if w.random[e, EPISODE] == 0:  # nobody started it: else all would draw the same days
-        seed_episodes(w, e, e)
     return np.int64(next_random(w.random, e, EPISODE) % np.uint64(seeds))  # type: ignore[return-value]
 
 
