@@ -3,10 +3,15 @@
 Under profit rules (Manhattan) it is the linear programme of `full_information`: a proven *bound*.
 Elsewhere it is the *best known* value of a day, from the clairvoyant search below or from any
 policy that played it: an estimate, which more search time may raise. The search knows every
-booking from the start, leaves out those that were called off or not there (they are not due),
-and is valued exactly, by the simulator's clock and the scenario's weights, never by the search's
-own approximate objective. It may commit at any moment and hold any number of jobs in a queue; it
-does not foresee breakdowns.
+booking from the start and is valued exactly, by the simulator's clock and the scenario's weights,
+never by the search's own approximate objective. It may commit at any moment and hold any number
+of jobs in a queue.
+
+On disturbed days it plays by the engine's rules for them. Bookings that will be called off are
+left out: they cost nothing as long as nobody is sent. A no-show costs its penalty unless a car is
+sent, which drives there, waits and earns nothing (`visits_to_make`); the search chooses the lesser
+loss. Travel noise is foreseen. Breakdowns are not: on days with breakdowns the value may lie
+beyond what any dispatcher could reach, and says so in the log.
 
 Solutions are kept under ``paths.cache_dir()``, keyed by everything that shapes them.
 """
@@ -17,16 +22,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from services.rl.paths import cache_dir
-from services.rl.simulation.scenarios import ManhattanDemand, Scenario
+from services.rl.simulation.scenarios import ManhattanDemand, Rules, Scenario
 from services.rl.simulation.travel import TravelTables
-from services.rl.simulation.types import BoolArray, Day
+from services.rl.simulation.types import Day, IntArray
 
 from .full_information import full_information_bound
 from .prize_collecting import Deadline, SearchSettings, search_routes
@@ -38,7 +43,7 @@ from .routing import (
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when a change alters what is computed; cached results of other versions are ignored."""
 
 HINDSIGHT_SETTINGS = SearchSettings()
@@ -52,9 +57,9 @@ class HindsightPlan:
 
     Attributes:
         value: Exact reward of the day.
-        routes: Rows of ``day.bookings`` in order, per driver.
+        routes: Rows of ``day.bookings`` in order, per driver; no-shows that are driven to included.
         due: Bookings that were due (not called off, patient there).
-        served: Bookings served.
+        served: Due bookings served.
         iterations: Of the search.
     """
 
@@ -82,14 +87,21 @@ class Hindsight:
     source: str
 
 
-def due_bookings(day: Day) -> Day:
-    """The day without the bookings that were called off or whose patient was not there."""
-    return Day(label=day.label, bookings=day.bookings[_due(day)], drivers=day.drivers)
+def visits_to_make(day: Day, rules: Rules) -> tuple[Day, IntArray]:
+    """What a clairvoyant can be paid or fined for, as bookings; and their rows in the day.
 
-
-def _due(day: Day) -> BoolArray:
-    result: BoolArray = ~day.bookings["no_show"] & ~np.isfinite(day.bookings["cancelled_min"])
-    return result
+    A no-show becomes a visit that ends where it began, after the wait for the patient, and earns
+    nothing; leaving it out costs what the engine books for it.
+    """
+    rows = np.flatnonzero(~np.isfinite(day.bookings["cancelled_min"]))
+    bookings = day.bookings[rows]
+    missing = bookings["no_show"]
+    for name in ("lat", "lon", "zone"):
+        bookings[f"dropoff_{name}"][missing] = bookings[f"pickup_{name}"][missing]
+    bookings["pickup_service_min"][missing] = rules.no_show_wait_min
+    bookings["dropoff_service_min"][missing] = 0.0
+    bookings["fare"][missing] = 0.0
+    return Day(label=day.label, bookings=bookings, drivers=day.drivers), rows
 
 
 def hindsight_plan(
@@ -113,17 +125,21 @@ def hindsight_plan(
         seed: Of the search.
         settings: How PyVRP searches.
     """
-    due = due_bookings(day)
-    problem = problem_of_day(due, scenario, scenario_travel(scenario, tables))
+    visits, rows = visits_to_make(day, scenario.rules)
+    problem = problem_of_day(visits, scenario, scenario_travel(scenario, tables))
+    missing = visits.bookings["no_show"]
+    # Nobody is there to be picked up late.
+    problem = replace(problem, window_end=np.where(missing, problem.pickup_by, problem.window_end))
+    if np.isfinite(day.drivers["breakdown_min"]).any():
+        logger.warning("day %s has breakdowns, which hindsight does not foresee", day.label)
     start = nearest_feasible(problem)
     until = None if seconds is None else time.perf_counter() + seconds
     result = search_routes(problem, start, Deadline(until, max_iterations), seed, settings)
-    rows = np.flatnonzero(_due(day))
     return HindsightPlan(
         value=result.value,
         routes=tuple(tuple(int(rows[job]) for job in route) for route in result.routes),
-        due=len(due.bookings),
-        served=sum(len(route) for route in result.routes),
+        due=int((~missing).sum()),
+        served=sum(not missing[job] for route in result.routes for job in route),
         iterations=result.iterations,
     )
 

@@ -5,44 +5,84 @@ Numba counts references of every array that a function is handed inside a tuple;
 nanoseconds that is most of their time, so only those that allocate arrays keep it. What Python
 never calls gets no Python wrapper, which halves compilation: calling a `kernel` or an `inlined`
 function from Python crashes the process.
+
+Numba's cache notices only changes of the file a function stands in, not of what is compiled into
+it: after an edit of ``kernels.py`` (or a ``git pull``) the step function would go on playing by
+the old rules. So the stamp of every cached function covers all files of `COMPILED_FROM`.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import njit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+COMPILED_FROM = (
+    "compiled",
+    "demand",
+    "kernels",
+    "kpis",
+    "memory",
+    "observation",
+    "reward",
+    "sampling",
+    "setup",
+    "stepping",
+    "travel",
+    "types",
+    "world",
+)
+"""Modules of this room whose code or constants end up in machine code."""
+
 _COMMON = {"cache": True, "nogil": True, "error_model": "numpy"}
-_INTERNAL = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INTERNAL = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@cache
+def sources_sha256(folder: Path = Path(__file__).parent) -> str:
+    """Hash of the files of `COMPILED_FROM`."""
+    digest = hashlib.sha256()
+    for name in COMPILED_FROM:
+        digest.update((folder / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def _compiled(function: F, **options: Any) -> F:
+    dispatcher = njit(function, **_COMMON, **options)
+    cached = dispatcher._cache._cache_file
+    cached._source_stamp = (cached._source_stamp, sources_sha256())
+    return dispatcher  # type: ignore[no-any-return]
 
 
 def entry(function: F) -> F:
     """Compile a function that Python calls; it allocates nothing."""
-    return njit(function, _nrt=False, no_cfunc_wrapper=True, **_COMMON)  # type: ignore[no-any-return]
+    return _compiled(function, _nrt=False, no_cfunc_wrapper=True)
 
 
 def allocating(function: F) -> F:
     """Compile a function that Python or compiled code calls, and that creates arrays."""
-    return njit(function, _nrt=True, no_cfunc_wrapper=True, **_COMMON)  # type: ignore[no-any-return]
+    return _compiled(function, _nrt=True, no_cfunc_wrapper=True)
 
 
 def kernel(function: F) -> F:
     """Compile a function that only compiled code calls; it allocates nothing."""
-    return njit(function, _nrt=False, **_INTERNAL)  # type: ignore[no-any-return]
+    return _compiled(function, _nrt=False, **_INTERNAL)
 
 
 def inlined(function: F) -> F:
     """Like `kernel`, compiled into its callers: for the innermost loops."""
-    return njit(function, _nrt=False, forceinline=True, **_INTERNAL)  # type: ignore[no-any-return]
+    return _compiled(function, _nrt=False, forceinline=True, **_INTERNAL)
 
 
 def inlined_entry(function: F) -> F:
     """Like `inlined`, for a small function that Python calls too."""
-    return njit(function, _nrt=False, forceinline=True, no_cfunc_wrapper=True, **_COMMON)  # type: ignore[no-any-return]
+    return _compiled(function, _nrt=False, forceinline=True, no_cfunc_wrapper=True)
 
 
 def inlined_views(function: F) -> F:
     """Like `inlined`, for functions that return arrays (views of memory they do not own)."""
-    return njit(function, _nrt=True, forceinline=True, **_INTERNAL)  # type: ignore[no-any-return]
+    return _compiled(function, _nrt=True, forceinline=True, **_INTERNAL)

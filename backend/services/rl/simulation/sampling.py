@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .compiled import allocating, inlined, kernel
 from .demand import QUANTILES, DemandModel
 from .scenarios import Disturbances, Fleet, Rules, Scenario
-from .types import DRIVER_DTYPE, NEVER, BoolArray, FloatArray
+from .types import DRIVER_DTYPE, NEVER, BoolArray, FloatArray, IntArray
 from .world import (
     AT_LAT,
     AT_LON,
@@ -32,6 +32,8 @@ from .world import (
     DEADHEAD_NOISE,
     FARE,
     IMMEDIATE,
+    INPUT_FLOATS,
+    INPUT_INTS,
     IS_RETURN,
     NO_SHOW,
     NUM_BOOKINGS,
@@ -47,6 +49,7 @@ from .world import (
     TRIP_NOISE,
     WINDOW_END,
     World,
+    allocate,
 )
 
 _KM_PER_DEGREE = 111.195  # of latitude
@@ -83,9 +86,19 @@ class DemandTables(NamedTuple):
 
 def demand_tables(scenario: Scenario, model: DemandModel) -> DemandTables:
     """Cumulate a demand model's shares for sampling."""
-    disturbances: Disturbances = scenario.disturbances
     rules: Rules = scenario.rules
-    fleet = fleet_rows(scenario)
+    return _tables(
+        model, rules.window_min, rules.horizon_min, scenario.disturbances, fleet_rows(scenario)
+    )
+
+
+def _tables(
+    model: DemandModel,
+    window_min: float,
+    horizon_min: float,
+    disturbances: Disturbances,
+    fleet: npt.NDArray[np.void],
+) -> DemandTables:
     variance = np.log1p(disturbances.travel_noise_cv**2)
     return DemandTables(
         lat=model.site_lat,
@@ -104,8 +117,8 @@ def demand_tables(scenario: Scenario, model: DemandModel) -> DemandTables:
         wheelchair=model.wheelchair_share,
         pickup_service=model.pickup_service_quantiles_min,
         dropoff_service=model.dropoff_service_quantiles_min,
-        window=rules.window_min,
-        horizon=rules.horizon_min,
+        window=float(window_min),
+        horizon=float(horizon_min),
         noise_sigma=float(np.sqrt(variance)),
         no_show=disturbances.no_show_share,
         call_off=disturbances.late_cancellation_share,
@@ -379,3 +392,51 @@ def _sample_disturbances(w: World, tables: DemandTables, e: int, seed: int) -> N
             start, end = w.drivers[e, SHIFT_START, d], w.drivers[e, SHIFT_END, d]
             w.drivers[e, BREAKDOWN, d] = start + moment * (end - start)
             w.drivers[e, REPAIRED, d] = w.drivers[e, BREAKDOWN, d] + tables.repair
+
+
+# --- days without an engine ----------------------------------------------------------------------
+
+
+def draw_days(
+    model: DemandModel, seeds: IntArray, *, window_min: float, volume: float = 1.0
+) -> tuple[IntArray, FloatArray, IntArray]:
+    """The bookings of days by seed, as an engine of that model would draw them.
+
+    Args:
+        model: What to draw from.
+        seeds: ``(D,)``, not negative.
+        window_min: Width of the pickup window.
+        volume: Factor on the expected number of bookings.
+
+    Returns:
+        Bookings per day ``(D,)``, and their fields in the blocks' order: ``(D, R, INPUT_FLOATS)``
+        and ``(D, R, INPUT_INTS)``, each day's first rows filled.
+    """
+    scaled = DemandModel(**{**model.__dict__, "bookings_mean": model.bookings_mean * volume})
+    rows = max_bookings(scaled)
+    nobody = np.zeros(1, dtype=DRIVER_DTYPE)
+    tables = _tables(scaled, window_min, 0.0, Disturbances(), nobody)
+    counts = np.zeros(len(seeds), dtype=np.int64)
+    floats = np.zeros((len(seeds), rows, INPUT_FLOATS))
+    ints = np.zeros((len(seeds), rows, INPUT_INTS), dtype=np.int64)
+    _draw(allocate(1, 1, 1, rows), tables, seeds, counts, floats, ints)
+    return counts, floats, ints
+
+
+@allocating
+def _draw(
+    w: World,
+    tables: DemandTables,
+    seeds: IntArray,
+    counts: IntArray,
+    floats: FloatArray,
+    ints: IntArray,
+) -> None:
+    for i in range(seeds.size):
+        sample_day(w, tables, 0, seeds[i])
+        counts[i] = w.counters[0, NUM_BOOKINGS]
+        for b in range(counts[i]):
+            for k in range(INPUT_FLOATS):
+                floats[i, b, k] = w.bookings[0, b, k]
+            for k in range(INPUT_INTS):
+                ints[i, b, k] = w.booking_ints[0, b, k]

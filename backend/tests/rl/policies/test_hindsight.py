@@ -11,6 +11,7 @@ from services.rl.policies import hindsight as module
 from services.rl.policies.hindsight import hindsight, hindsight_plan
 from services.rl.policies.rolling import RollingPolicy
 from services.rl.policies.routing import plan_value, problem_of_day, scenario_travel
+from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Split, load_scenario
 from tests.rl.data.miniature_manhattan import miniature_scenario, write_folder
 from tests.rl.policies.geneva_days import booking, day_of, driver, even_scenario, play, random_day
@@ -35,16 +36,58 @@ def test_it_knows_what_is_not_yet_booked():
     assert plan.value == pytest.approx(16 + 8 - 0.5 * 1, abs=1e-6)
 
 
-def test_called_off_bookings_and_absent_patients_are_not_due():
+def test_called_off_bookings_are_left_out_and_absent_patients_driven_to():
+    """As the engine counts: a call-off costs nothing, a no-show its penalty or the drive."""
     jobs = [
         booking(100, 0, 1, created=-3),
-        booking(200, 0, 1, created=-2, no_show=True),
+        booking(200, 0, 9, created=-2, no_show=True),
         booking(300, 0, 1, created=-1, cancelled_min=250),
         booking(400, 1, 0, created=0),
     ]
     plan = plan_of(day_of(jobs, [driver()]), even_scenario())
-    assert (plan.due, plan.served, plan.routes) == (2, 2, ((0, 3),))
-    assert plan.value == pytest.approx(20, abs=1e-6)
+    assert (plan.due, plan.served, plan.routes) == (2, 2, ((0, 1, 3),))
+    assert plan.value == pytest.approx(20 - 0.5 * 2, abs=1e-6)
+
+
+def test_a_no_show_is_not_driven_to_where_that_costs_more():
+    jobs = [booking(100, 0, 1), booking(130, 25, 26, no_show=True, priority=1)]
+    plan = plan_of(day_of(jobs, [driver()]), even_scenario())
+    assert plan.routes == ((0,),)
+    assert plan.value == pytest.approx(10 - 8, abs=1e-6)
+
+
+def test_breakdowns_are_not_foreseen_and_said_so(caplog):
+    jobs, cars = [booking(100, 0, 1)], [driver(breakdown_min=50.0, repaired_min=400.0)]
+    assert plan_of(day_of(jobs, cars), even_scenario()).served == 1
+    assert "breakdowns" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_disturbed_days_the_engine_pays_what_hindsight_says(seed):
+    """Its routes, committed in order as early as the mask allows, earn its value."""
+    day = random_day(seed, num_bookings=12, num_drivers=3)
+    rng = np.random.default_rng(seed)
+    day.bookings["no_show"] = rng.random(12) < 0.3
+    day.bookings["cancelled_min"] = np.where(
+        rng.random(12) < 0.2, np.maximum(day.bookings["created_min"], 0.0), np.inf
+    )
+    day.bookings["deadhead_noise"] = rng.uniform(0.8, 1.3, 12)
+    day.bookings["trip_noise"] = rng.uniform(0.8, 1.3, 12)
+    # Everything is known at once: what is compared is the value, not the foresight.
+    day.bookings["created_min"] = -1.0
+    scenario = even_scenario(queue=3, overtime_min=240, grace_min=60, epoch_min=1)
+    plan = plan_of(day, scenario)
+    engine = Engine(scenario, days=[day])
+    engine.start([0])
+    waiting = [list(route) for route in plan.routes]
+    while not engine.ended():
+        for d, route in enumerate(waiting):
+            while route and engine.commit(0, d, route[0]):
+                route.pop(0)
+        engine.wait(0)
+    assert waiting == [[], [], []]
+    assert engine.kpis()["reward"] == pytest.approx(plan.value, abs=1e-6)
+    assert engine.kpis()["completed"] == plan.served
 
 
 def test_its_value_is_the_exact_value_of_its_routes():

@@ -236,19 +236,26 @@ def test_a_zone_outside_the_matrix_is_refused(tmp_path):
         Engine(scenario, days=days, source=source)
 
 
-def test_a_smaller_fleet_is_filled_up_with_drivers_who_can_never_be_assigned():
-    a, b = day_of([booking(50, 1, 2)], [driver()]), day_of([booking(50, 1, 2)], [driver()] * 2)
-    engine = Engine(even_scenario(), 2, days=[a, b])
-    engine.start([0, 1])
-    assert [engine.can_commit(0, d, 0) for d in (0, 1)] == [True, False]
-    assert [engine.can_commit(1, d, 0) for d in (0, 1)] == [True, True]
-    for env in (0, 1):
-        engine.commit(env, 0, 0)
-        while not engine.wait(env):
-            pass
-    small, large = engine.kpis(0), engine.kpis(1)
-    assert small["trips_per_vehicle_hour"] == 2 * large["trips_per_vehicle_hour"] > 0
-    assert (small["workload_gini"], large["workload_gini"]) == (0.0, 0.5)
+def test_a_smaller_fleet_among_larger_ones_plays_as_if_alone():
+    """It is filled up with drivers who have no shift: nobody may assign them, no figure counts."""
+    jobs = [booking(50 + 9 * i, 1 + i, 2) for i in range(6)]
+    small = day_of(jobs, [driver(), driver(3)])
+    large = day_of(jobs, [driver()] * 5)
+    alone, among = (
+        Engine(even_scenario(), days=[small]),
+        Engine(even_scenario(), days=[large, small]),
+    )
+    alone.start([0])
+    among.start([1])
+    while not alone.ended():
+        assert not any(among.can_commit(0, d, b) for d in (2, 3, 4) for b in range(6))
+        for b in alone.open_rows():
+            for d in (0, 1):
+                assert alone.commit(0, d, int(b)) == among.commit(0, d, int(b))
+        alone.wait(0)
+        among.wait(0)
+    assert alone.kpis() == among.kpis()
+    assert len(among.day().drivers) == 2
 
 
 def test_zones_without_their_folder_are_refused(tmp_path):

@@ -52,7 +52,7 @@ def events_by_booking(engine):
 
 def test_no_driver_is_in_two_places(played):
     """Jobs of a driver follow each other; each leg starts where the last one ended."""
-    scenario, plays = played
+    _, plays = played
     for play in plays:
         history, engine = play.engine.history(), play.engine
         day = engine.day()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from services.rl.simulation import world
 from services.rl.simulation.demand import QUANTILES
 from services.rl.simulation.engine import Engine
-from services.rl.simulation.sampling import max_bookings
+from services.rl.simulation.sampling import draw_days, max_bookings
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.simulation.types import NEVER
 
@@ -123,11 +124,12 @@ def _km(lat, lon, model, k):
 
 
 def test_every_drawn_day_is_well_formed(drawn):
+    window = drawn[0].rules.window_min
     for day in drawn[1][:300]:
         assert (day["created_min"] <= day["promised_min"]).all()
         assert (np.diff(day["created_min"]) >= 0).all()
         assert (day["immediate"] == (day["created_min"] == day["promised_min"])).all()
-        assert (day["window_end_min"] == day["promised_min"] + 15).all()
+        assert (day["window_end_min"] == day["promised_min"] + window).all()
         assert np.isin(day["priority"], [1, 2, 3, 4, 5]).all()
         assert (day["pickup_service_min"] >= 0).all()
         assert np.isnan(day["fare"]).all()
@@ -167,3 +169,27 @@ def test_disturbances_come_as_often_as_they_should():
 def test_neighbouring_seeds_are_independent(drawn):
     counts = np.array([len(day) for day in drawn[1]], dtype=float)
     assert abs(np.corrcoef(counts[:-1], counts[1:])[0, 1]) < 4 / np.sqrt(len(counts))
+
+
+def test_histories_are_drawn_by_the_sampler_that_training_uses():
+    scenario = load_scenario("geneva")
+    engine = Engine(scenario, 3)
+    engine.start([4, 5, 6])
+    counts, floats, ints = draw_days(
+        scenario.demand_model(), np.array([4, 5, 6]), window_min=scenario.rules.window_min
+    )
+    for e in range(3):
+        day = engine.day(e).bookings
+        assert counts[e] == len(day)
+        np.testing.assert_array_equal(floats[e, : counts[e], world.PROMISED], day["promised_min"])
+        np.testing.assert_array_equal(floats[e, : counts[e], world.D_LAT], day["dropoff_lat"])
+        np.testing.assert_array_equal(ints[e, : counts[e], world.PRIORITY], day["priority"])
+
+
+def test_volume_scales_the_number_of_bookings():
+    model = load_scenario("geneva").demand_model()
+    full, half = (
+        draw_days(model, np.arange(400), window_min=30.0, volume=v)[0].mean() for v in (1.0, 0.5)
+    )
+    assert half == pytest.approx(full / 2, rel=0.05)
+    assert draw_days(model, np.arange(5), window_min=30.0, volume=0.0)[0].sum() == 0
