@@ -60,7 +60,7 @@ def test_days_differ_by_weekday_and_some_bookings_fail(invented):
         status[row["status"]] += 1
     assert 6 not in by_weekday
     assert by_weekday[5] < 0.5 * by_weekday[0]
-    assert status["COMPLETED"] > 10 * status["UNASSIGNED"] > 0
+    assert status["COMPLETED"] > 9 * status["UNASSIGNED"] > 0
     assert status["CANCELED"] > 0
 
 
