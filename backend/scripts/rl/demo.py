@@ -1,7 +1,8 @@
 """The whole yardstick in one run: history, data set, demand model, policies compared.
 
 Invents 90 days of a company's history in SQLite, collects them into a data set, fits a demand
-model, tunes the matcher on it, and plays several policies on the history's validation days and on simulated days.
+model, tunes the matcher on it, and plays several policies on the history's validation days and on
+simulated days.
 """
 
 import time
