@@ -8,9 +8,11 @@ days and a single decision on a state loaded from the backend.
 import numpy as np
 import numpy.typing as npt
 
+from services.rl.simulation.commitments import commit
 from services.rl.simulation.compiled import allocating, inlined, kernel
-from services.rl.simulation.kernels import can_commit, commit, wait
+from services.rl.simulation.kernels import wait
 from services.rl.simulation.memory import Buffer, unpack
+from services.rl.simulation.pairs import can_commit
 from services.rl.simulation.reward import planned_value
 from services.rl.simulation.sampling import random_bits
 from services.rl.simulation.setup import Setup

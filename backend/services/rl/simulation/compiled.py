@@ -22,12 +22,17 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMPILED_FROM = (
+    "commitments",
     "compiled",
     "demand",
+    "disturbances",
+    "driving",
     "kernels",
     "kpis",
+    "ledger",
     "memory",
     "observation",
+    "pairs",
     "reward",
     "sampling",
     "setup",

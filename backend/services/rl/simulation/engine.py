@@ -14,7 +14,7 @@ from services.rl.errors import ScenarioError, UsageError
 
 from . import kpis, sampling, stepping, world
 from .days import DaySource, check_day
-from .kernels import IS_DOWN
+from .ledger import IS_DOWN
 from .memory import pack
 from .observation import ObservationKind, ObservationLayout
 from .reward import RewardTiming, weights_table

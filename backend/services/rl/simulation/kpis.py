@@ -7,7 +7,8 @@ the patient was not there. An unserved booking is not on time.
 import numpy as np
 
 from .compiled import allocating, inlined
-from .kernels import CALLED_OFF, COMPLETED, MISSED, UNSERVED, workload_gini
+from .kernels import workload_gini
+from .ledger import CALLED_OFF, COMPLETED, MISSED, UNSERVED
 from .types import FloatArray
 from .world import (
     CREATED,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from services.rl.errors import StateError
 
 from .compiled import inlined
-from .kernels import can_commit
+from .pairs import can_commit
 from .travel import TravelTables, arrive_min, depart_min, traffic
 from .world import (
     B_WHEELCHAIR,

@@ -3,11 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
+from .commitments import commit
 from .compiled import allocating, entry, inlined, kernel
-from .kernels import act, begin_at_state, begin_day, can_commit, commit, find_open, wait
+from .kernels import act, begin_at_state, begin_day, wait
 from .kpis import day_kpis
 from .memory import Buffer, unpack
 from .observation import encode_compact, encode_full, encode_mask
+from .pairs import can_commit, find_open
 from .sampling import next_training_seed, sample_day, seed_episodes
 from .setup import DAY_DRIVER_FIELDS, DAY_DRIVER_INTS, DayTables, Outputs, Setup
 from .types import MOST_MIN, FloatArray, IntArray
