@@ -13,6 +13,7 @@ import numpy as np
 
 from scripts.rl.command import command_parser, provenance, run, write_json
 from services.rl.dispatch_env import DispatchEnv
+from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.observation import ObservationKind
 from services.rl.simulation.scenarios import Scenario, load_scenario
@@ -59,6 +60,21 @@ def single(environment: Any, seconds: float) -> float:
             _, state["info"] = environment.reset()
 
     return _rate(step, seconds, 200)
+
+
+def days_per_second(scenario: Scenario, num_days: int) -> float:
+    """Whole days per second under ``nearest``, sampling included."""
+    policy = make_policy("nearest", scenario)
+    engine = Engine(scenario, num_days)
+
+    def play() -> None:
+        engine.start(np.arange(num_days))
+        policy.play(engine)  # type: ignore[attr-defined]
+
+    play()
+    begin = time.thread_time()
+    play()
+    return num_days / (time.thread_time() - begin)
 
 
 def _rate(step: Callable[[], None], seconds: float, warm_up: int) -> float:
@@ -109,6 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             pairs = drivers * bookings
             report(f"growth, {drivers} x {bookings}, {kind}, 4 environments", rate, pairs=pairs)
             say(f"{'':58s} {1e9 / rate / pairs:12.1f} ns per step and pair")
+    for num_days in (10, 100, 1000):
+        rate = days_per_second(geneva, num_days)
+        rows.append({"name": f"days, nearest, {num_days}", "days_per_s": rate})
+        say(f"{f'whole days under nearest, {num_days} at once':58s} {rate:12,.0f} days/s")
     low, high = PREDECESSOR_STEPS_PER_S
     say(f"The predecessor's environment, as published: {low:,} to {high:,} steps/s.")
     if arguments.json is not None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from .dispatch_vector_env import DispatchVectorEnv
 from .errors import UsageError
 from .simulation import world
+from .simulation.action_space import DispatchActions
 from .simulation.construction import RENDER_MODES, WorldOptions, build_engine, checked_render_mode
 from .simulation.day_choice import day_name, day_row, day_row_of_seed, start_stream
 from .simulation.kpis import KPIS
@@ -81,7 +82,7 @@ class DispatchEnv(gymnasium.Env[Observation, np.int64]):
         self.observation_space = gymnasium.spaces.Box(
             -CLIP, CLIP, (self.layout.size,), dtype=np.float32
         )
-        self.action_space = gymnasium.spaces.Discrete(self.layout.num_actions)
+        self.action_space = DispatchActions(self.layout.num_actions)
         self._num_actions = self.layout.num_actions
         self._playing = False
         self._streaming = False  # whether the stream of later days has begun

@@ -24,6 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 from .errors import UsageError
 from .simulation import world
+from .simulation.action_space import DispatchActions
 from .simulation.construction import (
     RENDER_MODES,
     WorldOptions,
@@ -94,7 +95,7 @@ class DispatchVectorEnv(VectorEnv[Observations, IntArray, npt.NDArray[Any]]):
         self.single_observation_space = gymnasium.spaces.Box(
             -CLIP, CLIP, (self.layout.size,), dtype=np.float32
         )
-        self.single_action_space = gymnasium.spaces.Discrete(self.layout.num_actions)
+        self.single_action_space = DispatchActions(self.layout.num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._playing = np.zeros(self.num_envs, dtype=np.bool_)

@@ -346,3 +346,20 @@ def test_events_are_kept_when_asked_for() -> None:
     _, info = env.reset(seed=1)
     env.step(int(np.flatnonzero(info["action_mask"])[-1]))
     assert [event["kind"] for event in env.engine.events()] == ["assigned"]
+
+
+def test_a_sampled_action_is_uniform_among_the_valid_ones() -> None:
+    env = DispatchEnv(scenario="geneva_small")
+    mask = np.zeros(env.action_space.n, dtype=np.int8)
+    mask[[0, 7, 40]] = 1
+    env.action_space.seed(1)
+    drawn, counts = np.unique(
+        [env.action_space.sample(mask) for _ in range(3000)], return_counts=True
+    )
+    assert drawn.tolist() == [0, 7, 40]
+    assert counts.min() > 900
+    assert env.action_space.contains(env.action_space.sample())
+    assert env.action_space == gymnasium.spaces.Discrete(env.layout.num_actions)
+    with pytest.raises(AssertionError, match="shape"):
+        env.action_space.sample(mask[:5])
+    assert env.action_space.sample(np.zeros_like(mask)) == 0  # Gymnasium's answer

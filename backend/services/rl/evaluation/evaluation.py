@@ -11,6 +11,7 @@ import numpy as np
 from services.rl.data.sources import split_labels, split_seeds
 from services.rl.errors import UsageError
 from services.rl.policies.hindsight import Hindsight, hindsight
+from services.rl.policies.registry import make_policy
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import Scenario, Split
@@ -197,6 +198,18 @@ def run_evaluation(
         raise UsageError(f"a policy is named twice in {','.join(policies)}")
     if not named:
         raise UsageError("name at least one policy besides hindsight")
+    # All names are checked before the first day is played: that may take minutes.
+    played = [
+        make_policy(name, book.scenario, source=book.source, seed=seed, budget_ms=budget_ms).name
+        for name in named
+    ]
+    if len(set(played)) != len(played):
+        raise UsageError(f"two of {','.join(named)} are the same policy in this scenario")
+    if reference is None:
+        preferred = [n for n in ("matching", "matching_profit", "nearest") if n in played]
+        reference = preferred[0] if preferred else played[0]
+    if reference not in played:
+        raise UsageError(f"--reference {reference!r} is not among the policies {','.join(played)}")
     results = []
     for name in named:
         tick = progress(name, len(book)) if progress else None
@@ -212,14 +225,6 @@ def run_evaluation(
                 on_day=tick,
             )
         )
-    played = [r.policy for r in results]
-    if len(set(played)) != len(played):
-        raise UsageError(f"two of {','.join(named)} are the same policy in this scenario")
-    if reference is None:
-        preferred = [n for n in ("matching", "matching_profit", "nearest") if n in played]
-        reference = preferred[0] if preferred else played[0]
-    if reference not in played:
-        raise UsageError(f"--reference {reference!r} is not among the policies {','.join(played)}")
     evaluation = Evaluation(book, split, results, reference)
     if "hindsight" in policies:
         tick = progress("hindsight", len(book)) if progress else None
