@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=positive_int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--no-cache", action="store_true", help="play and solve every day again")
     arguments = parser.parse_args(argv)
+    origin = provenance()  # now: the working tree may have moved on when the last day is played
     if arguments.seed < 0 or arguments.first_day < 0:
         raise UsageError("--seed and --first-day must be at least 0")
     if arguments.budget_ms <= 0 or arguments.hindsight_seconds <= 0:
@@ -73,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.quiet:
         print(text(evaluation))
     if arguments.report is not None:
-        files = write_report(evaluation, arguments.report, provenance())
+        files = write_report(evaluation, arguments.report, origin)
         if not arguments.quiet:
             print("Written: " + ", ".join(str(file) for file in files))
     if arguments.json is not None:
-        write_json(arguments.json, {**evaluation.to_json(), **provenance()})
+        write_json(arguments.json, {**evaluation.to_json(), **origin})
     return 0
 
 
