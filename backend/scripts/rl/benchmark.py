@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from scripts.rl.command import command_parser, provenance, run, write_json
+from scripts.rl.command import command_parser, positive_float, provenance, run, write_json
 from services.rl.dispatch_env import DispatchEnv
 from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
@@ -95,10 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = command_parser((__doc__ or "").splitlines()[0], EXAMPLES)
     parser.add_argument("what", choices=["env"], help="env: the simulator")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per row (default 3)")
+    parser.add_argument("--seconds", type=positive_float, default=3.0, help="per row (default 3)")
     arguments = parser.parse_args(argv)
-    if arguments.seconds <= 0:
-        parser.error("--seconds must be positive")
     machine = provenance()["machine"]
     say = (lambda *_: None) if arguments.quiet else print
     say(f"{machine['processor']}, {machine['cpus']} CPUs, Python {machine['python']}; one thread")

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from models.history_reader import read_history
 from models.history_writer import parse_url
-from scripts.rl.command import command_parser, positive_int, provenance, run, write_json
+from scripts.rl.command import (
+    command_parser,
+    positive_int,
+    provenance,
+    run,
+    seed_number,
+    write_json,
+)
 from scripts.rl.generate_history import demo_history
 from services.rl import paths
 from services.rl.data.building import DayRules
@@ -86,11 +93,8 @@ def _arguments(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--hours", type=float, help="its length (default: inferred)")
     parser.add_argument("--no-fit", action="store_true", help="no demand model, no scenarios")
     parser.add_argument("--strict", action="store_true", help="refuse the history on a bad row")
-    parser.add_argument("--seed", type=int, default=0, help="of the fit (default 0)")
-    arguments = parser.parse_args(argv)
-    if arguments.seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
-    return arguments
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the fit (default 0)")
+    return parser.parse_args(argv)
 
 
 def _url(arguments: Namespace) -> str:

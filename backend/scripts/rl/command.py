@@ -7,6 +7,7 @@ as ``python scripts/rl/x.py`` or ``python backend/scripts/rl/x.py``.
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -77,6 +78,24 @@ def positive_int(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """Argument type: a whole number that every generator of the project takes as a seed."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """Argument type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from scripts.rl import collect_historical_data, evaluate, generate_history, tune_matching
-from scripts.rl.command import command_parser, positive_int, run, write_json
+from scripts.rl.command import command_parser, positive_int, run, seed_number, write_json
 from services.rl import paths
 
 EXAMPLES = """
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps as a user would, and say where the results lie."""
     parser = command_parser((__doc__ or "").splitlines()[0], EXAMPLES)
     parser.add_argument("--days", type=positive_int, default=90, help="days of history")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
     arguments = parser.parse_args(argv)
     begin = time.perf_counter()
     quiet = ["--quiet"] if arguments.quiet else []

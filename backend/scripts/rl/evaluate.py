@@ -4,7 +4,16 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.rl.command import command_parser, positive_int, progress, provenance, run, write_json
+from scripts.rl.command import (
+    command_parser,
+    positive_float,
+    positive_int,
+    progress,
+    provenance,
+    run,
+    seed_number,
+    write_json,
+)
 from services.rl.data.sources import open_source
 from services.rl.errors import UsageError
 from services.rl.evaluation.evaluation import day_book, run_evaluation
@@ -35,23 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="which days (default validation; report on test once, at the end)",
     )  # fmt: skip
     parser.add_argument("--first-day", type=int, default=0, help="skip so many days of the split")
-    parser.add_argument("--seed", type=int, default=0, help="of policies that draw or search")
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, help="of policies that draw or search"
+    )
     parser.add_argument("--reference", help="policy to compare with (default matching)")
     parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")
     parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.md and plots here")
-    parser.add_argument("--budget-ms", type=float, default=200.0, help="of rolling, per epoch")
     parser.add_argument(
-        "--hindsight-seconds", type=float, default=10.0, help="clairvoyant search per day"
+        "--budget-ms", type=positive_float, default=200.0, help="of rolling, per epoch"
+    )
+    parser.add_argument(
+        "--hindsight-seconds", type=positive_float, default=10.0, help="clairvoyant search per day"
     )
     parser.add_argument("--jobs", type=positive_int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--no-cache", action="store_true", help="play and solve every day again")
     arguments = parser.parse_args(argv)
     origin = provenance()  # now: the working tree may have moved on when the last day is played
-    if arguments.seed < 0 or arguments.first_day < 0:
-        raise UsageError("--seed and --first-day must be at least 0")
-    if arguments.budget_ms <= 0 or arguments.hindsight_seconds <= 0:
-        raise UsageError("--budget-ms and --hindsight-seconds must be positive")
+    if arguments.first_day < 0:
+        raise UsageError(f"--first-day must be at least 0, got {arguments.first_day}")
     scenario = load_scenario(arguments.scenario).resized(num_drivers=arguments.drivers)
     source = open_source(scenario, arguments.data_dir)
     split = Split(arguments.split)

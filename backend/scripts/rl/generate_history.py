@@ -5,7 +5,14 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from models.history_writer import parse_url, write_database, write_sqlite
-from scripts.rl.command import command_parser, positive_int, provenance, run, write_json
+from scripts.rl.command import (
+    command_parser,
+    positive_int,
+    provenance,
+    run,
+    seed_number,
+    write_json,
+)
 from services.rl import paths
 from services.rl.data.synthetic_history import synthesise_history
 from services.rl.errors import UsageError
@@ -32,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--start", type=date.fromisoformat, default=date(2025, 1, 6), help="first day, YYYY-MM-DD"
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same history (default 0)")
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, help="same seed, same history (default 0)"
+    )
     parser.add_argument("--scenario", default="geneva", help="demand and fleet (default geneva)")
     parser.add_argument("--company-id", type=int, default=1, help="written to every row")
     parser.add_argument(
@@ -43,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.out is not None and arguments.database_url is not None:
         raise UsageError("--out and --database-url exclude each other")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
     if arguments.days > MOST_DAYS or arguments.start.year > LAST_YEAR:
         raise UsageError(f"at most {MOST_DAYS} days, starting no later than {LAST_YEAR}")
     history = synthesise_history(

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scripts.rl.command import command_parser, positive_int, progress, provenance, run, write_json
+from scripts.rl.command import (
+    command_parser,
+    positive_int,
+    progress,
+    provenance,
+    run,
+    seed_number,
+    write_json,
+)
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.errors import UsageError
@@ -27,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--days", type=positive_int, default=TuningPlan.days_per_generation,
         help="training days that every candidate of a generation plays",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
     parser.add_argument("--out", type=Path, help="default data/rl/weights/matching_<scenario>.json")
     arguments = parser.parse_args(argv)
-    if arguments.seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
     if arguments.population < 4:
         raise UsageError(f"--population must be at least 4, got {arguments.population}")
     scenario = load_scenario(arguments.scenario)
@@ -45,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     weights = replace(weights, provenance={**weights.provenance, **provenance()})
     out = arguments.out or paths.data_dir() / "weights" / f"matching_{scenario.name}.json"
-    weights.save(out)
+    try:
+        weights.save(out)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
     if not arguments.quiet:
         before, after = (weights.provenance[k] for k in ("reward_untuned", "reward_tuned"))
         print(f"{scenario.name}: {before:.1f} reward a day untuned, {after:.1f} tuned; {out}")

@@ -147,7 +147,6 @@ def test_without_strict_a_bad_row_goes_to_the_rejected_file(atmr_home, tmp_path,
         (["--hours", "0"], "operating day must last"),
         (["--hours", "nan"], "operating day must last"),
         (["--until", "2020-01-01"], "outside_period"),
-        (["--seed", "-1"], "--seed"),
     ],
 )
 def test_wrong_usage_is_one_sentence(demo, capsys, monkeypatch, arguments, words):
@@ -157,6 +156,16 @@ def test_wrong_usage_is_one_sentence(demo, capsys, monkeypatch, arguments, words
     assert words in error
     assert len(error.splitlines()) == 1
     assert not (demo / "history").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "1.5", "x"])
+def test_a_seed_no_generator_takes_is_refused(demo, capsys, seed):
+    with pytest.raises(SystemExit) as left:
+        collect("--seed", seed)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "--seed" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_until_and_days_choose_the_period(demo, tmp_path):
