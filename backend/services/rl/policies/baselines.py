@@ -30,7 +30,8 @@ from .base import Decision, DecisionSet
 from .tuning import PROFIT, UNTUNED, MatchingWeights
 
 DUE_LEAD_MIN: Final = 20.0
-"""Best or near best for both ``nearest`` and ``cheapest`` on training days of both loads."""
+"""The same for both, so that they differ in choice alone: of the leads 5, 10, ... 30 each is within
+5 % of its best on 200 training days, at both loads."""
 
 
 class CompiledPolicy:

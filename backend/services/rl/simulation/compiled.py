@@ -3,8 +3,8 @@
 Numba's `njit`, cached on disk, without the GIL, with NumPy's arithmetic (no exception on 0/0).
 Numba counts references of every array that a function is handed inside a tuple; in functions of
 nanoseconds that is most of their time, so only those that allocate arrays keep it. What Python
-never calls gets no Python wrapper, which halves compilation: calling a `kernel` or an `inlined`
-function from Python crashes the process.
+never calls gets no Python wrapper, which would be compiled in vain: calling a `kernel` or an
+`inlined` function from Python crashes the process.
 
 Numba's cache notices only changes of the file a function stands in, not of what is compiled into
 it: after an edit of ``kernels.py`` (or a ``git pull``) the step function would go on playing by

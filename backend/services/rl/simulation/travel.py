@@ -77,7 +77,7 @@ def great_circle_km(ax: float, ay: float, az: float, bx: float, by: float, bz: f
     """Great-circle distance of two unit vectors: the haversine formula in its chord form.
 
     ``2 R asin(chord / 2)``; below 127 km the series of asin is exact to double precision and
-    costs a tenth of the library call, in the innermost loop of the simulator.
+    needs no library call, in the innermost loop of the simulator.
     """
     dx, dy, dz = ax - bx, ay - by, az - bz
     square = 0.25 * (dx * dx + dy * dy + dz * dz)
