@@ -94,7 +94,7 @@ def pair_features(w: World, s: Setup, e: int, d: int, i: int, out: FloatArray) -
 
 
 @inlined
-def _take(
+def take(
     w: World, s: Setup, e: int, d: int, i: int, score: float, chosen: FloatArray, n: int
 ) -> int:
     """Commit the i-th open booking to driver d and note it."""
@@ -132,7 +132,7 @@ def random_epoch(
                 if not found and can_commit(w, s.rules, e, d, w.open_columns[e, i]):
                     pick -= 1
                     if pick == 0:
-                        n = _take(w, s, e, d, i, 0.0, chosen, n)
+                        n = take(w, s, e, d, i, 0.0, chosen, n)
                         found = True
                         break
             if found:
@@ -175,7 +175,7 @@ def nearest_epoch(
         if first < 0:
             return n
         d = _best_driver(w, s, e, first, features)
-        n = _take(w, s, e, d, first, 0.0, chosen, n)
+        n = take(w, s, e, d, first, 0.0, chosen, n)
 
 
 @kernel
@@ -217,7 +217,7 @@ def cheapest_epoch(
                         best, best_d, best_i = features[0], d, i
         if best_i < 0:
             return n
-        n = _take(w, s, e, best_d, best_i, best, chosen, n)
+        n = take(w, s, e, best_d, best_i, best, chosen, n)
 
 
 # --- matching: per-epoch assignment on weighted features ---------------------------------------
@@ -266,7 +266,7 @@ def matching_epoch(
         for i in range(count - 1, -1, -1):
             for d in range(drivers):
                 if match[d] == i and score[d, i] > 0.0:
-                    n = _take(w, s, e, d, i, score[d, i], chosen, n)
+                    n = take(w, s, e, d, i, score[d, i], chosen, n)
 
 
 @allocating

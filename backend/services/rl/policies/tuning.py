@@ -1,4 +1,4 @@
-"""Tuning of the matcher's weights by CMA-ES (Hansen 2016) on a scenario's training days.
+"""Tuning of the matchers' weights by CMA-ES (Hansen 2016) on a scenario's training days.
 
 Every candidate of a generation plays the same fresh days (common random numbers), so that
 differences are the weights' and not the days'. The mean of the search distribution is kept, not
@@ -20,17 +20,21 @@ from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import Day, FloatArray
 
+from services.rl.simulation.edges import EDGE
+
 from . import kernels
+from .edge_matching import LINEAR, play_edge_matching
+from .pair_network import NO_NETWORK
 
 WEIGHTS_SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class MatchingWeights:
-    """What `matching` weighs, and where the numbers come from.
+    """What a matcher weighs, and where the numbers come from.
 
     Attributes:
-        features: Names, `kernels.PAIR_FEATURES`.
+        features: Names: `kernels.PAIR_FEATURES` of `matching`, `EDGE` of `matching_linear`.
         weights: One per feature.
         hold_back_min: A booking is offered once its slack is at most this.
         scenario: Name of the scenario tuned on.
@@ -58,8 +62,10 @@ class MatchingWeights:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "MatchingWeights":
-        """Read what `save` wrote.
+    def load(
+        cls, path: Path, features: tuple[str, ...] = kernels.PAIR_FEATURES
+    ) -> "MatchingWeights":
+        """Read what `save` wrote, for a matcher with the given features.
 
         Raises:
             PolicyError: If the file is missing, damaged, or for other features.
@@ -74,7 +80,7 @@ class MatchingWeights:
             raise PolicyError(f"weights file {path} does not exist") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PolicyError(f"weights file {path} cannot be read: {error}") from error
-        if schema != WEIGHTS_SCHEMA or weights.features != kernels.PAIR_FEATURES:
+        if schema != WEIGHTS_SCHEMA or weights.features != features:
             raise PolicyError(f"weights file {path} was written for other features; tune again")
         return weights
 
@@ -101,6 +107,29 @@ PROFIT = MatchingWeights(
 """Profit alone, every request offered at once: `matching_profit`, the Manhattan reference."""
 
 
+_LINEAR_START = {
+    "value": 1.0,
+    "travel_min": -4.0,
+    "late_min": -2.0,
+    "idle_min": -4.0,
+    "busy_min": -4.0,
+    "priority": 4.0,
+    "bias": 6.0,
+}
+UNTUNED_LINEAR = MatchingWeights(
+    features=EDGE,
+    weights=tuple(_LINEAR_START.get(name, 0.0) for name in EDGE),
+    hold_back_min=60.0,
+    scenario="",
+    scenario_hash="",
+    provenance={},
+)
+"""The same guess on edges; what `matching` does not see starts at 0."""
+
+UNTUNED_OF = {"matching": UNTUNED, "matching_linear": UNTUNED_LINEAR}
+"""The matchers that can be tuned, and where the search starts."""
+
+
 @dataclass(frozen=True)
 class TuningPlan:
     """Budget of one tuning run."""
@@ -116,11 +145,12 @@ def tune_matching(
     scenario: Scenario,
     plan: TuningPlan,
     *,
+    policy: str = "matching",
     days: Sequence[Day] = (),
     source: DaySource | None = None,
     on_generation: Callable[[int, float], None] | None = None,
 ) -> MatchingWeights:
-    """Fit the matcher's weights and hold-back on training days.
+    """Fit a matcher's weights and hold-back on training days.
 
     ``days`` are real training days, for a scenario that replays them; otherwise training seeds
     are drawn. The last ``check_days`` seeds of the training range (never used for fitting) decide
@@ -129,7 +159,9 @@ def tune_matching(
     rng = np.random.default_rng(plan.seed)
     batch = min(plan.days_per_generation, len(days)) if days else plan.days_per_generation
     engine = Engine(scenario, batch, days=days or None, source=source)
-    start = _encode(UNTUNED.array(), UNTUNED.hold_back_min)
+    untuned = UNTUNED_OF[policy]
+    play = _play_edges if untuned.features == EDGE else _play_pairs
+    start = _encode(untuned.array(), untuned.hold_back_min)
     search = CMA(mean=start, sigma=1.0, population_size=plan.population, seed=plan.seed)
     for generation in range(plan.generations):
         labels = (
@@ -138,19 +170,19 @@ def tune_matching(
         told = []
         for _ in range(search.population_size):
             point = search.ask()
-            told.append((point, -_mean_reward(engine, labels, *_decode(point))))
+            told.append((point, -_mean_reward(play, engine, labels, *_decode(point))))
         search.tell(told)
         if on_generation is not None:
             on_generation(generation, -min(score for _, score in told))
     checks = np.arange(len(days)) if days else 900_000 + np.arange(plan.check_days)
     judge = Engine(scenario, len(checks), days=days or None, source=source)
     tuned, hold_back = _decode(search.mean)
-    before = _mean_reward(judge, checks, UNTUNED.array(), UNTUNED.hold_back_min)
-    after = _mean_reward(judge, checks, tuned, hold_back)
+    before = _mean_reward(play, judge, checks, untuned.array(), untuned.hold_back_min)
+    after = _mean_reward(play, judge, checks, tuned, hold_back)
     if after < before:
-        tuned, hold_back = UNTUNED.array(), UNTUNED.hold_back_min
+        tuned, hold_back = untuned.array(), untuned.hold_back_min
     return MatchingWeights(
-        features=kernels.PAIR_FEATURES,
+        features=untuned.features,
         weights=tuple(round(float(v), 6) for v in tuned),
         hold_back_min=round(float(hold_back), 4),
         scenario=scenario.name,
@@ -173,13 +205,21 @@ def _decode(point: FloatArray) -> tuple[FloatArray, float]:
     return point[:-1].copy(), float(30.0 * np.exp(np.clip(point[-1], -6, 6) / 2.0))
 
 
-def _mean_reward(engine: Engine, labels: Any, weights: FloatArray, hold_back: float) -> float:
+Play = Callable[[Engine, FloatArray, float], None]
+
+
+def _play_pairs(engine: Engine, weights: FloatArray, hold_back: float) -> None:
+    nothing = np.zeros(engine.num_envs, dtype=np.uint64)
+    kernels.play_days(*engine.memory, kernels.MATCHING, weights, hold_back, nothing)
+
+
+def _play_edges(engine: Engine, weights: FloatArray, hold_back: float) -> None:
+    play_edge_matching(*engine.memory, LINEAR, weights, NO_NETWORK, hold_back)
+
+
+def _mean_reward(
+    play: Play, engine: Engine, labels: Any, weights: FloatArray, hold_back: float
+) -> float:
     engine.start(labels)
-    kernels.play_days(
-        *engine.memory,
-        kernels.MATCHING,
-        weights,
-        hold_back,
-        np.zeros(engine.num_envs, dtype=np.uint64),
-    )
+    play(engine, weights, hold_back)
     return float(engine.world.totals.sum(axis=1).mean())

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .compiled import inlined, kernel
-from .ledger import ASSIGNED, IS_DOWN, PAID_AT_COMMITMENT, log_event
+from .ledger import ASSIGNED, IS_DOWN, PAID_AT_COMMITMENT, RELATIVE_TO_UNSERVED, log_event
 from .pairs import close_booking, refresh_driver_pairs
 from .reward import credit_factor, planned_value
 from .travel import MATRIX, TravelTables, arrive_min, depart_min, great_circle_km, unit_vector
@@ -38,6 +38,7 @@ from .world import (
     FREE_AT,
     LEAVE,
     LEG_KM,
+    LOSS,
     NEXT_EVENT,
     NOBODY,
     NOW,
@@ -159,9 +160,12 @@ def commit(
 
 @inlined
 def _plan_worth(w: World, wt: Weights, e: int, b: int) -> float:
+    worth = w.bookings[e, b, WORTH]
+    if wt.timing >= RELATIVE_TO_UNSERVED:
+        worth += w.bookings[e, b, LOSS]
     return planned_value(
         wt,
-        w.bookings[e, b, WORTH],
+        worth,
         w.bookings[e, b, PLAN_LATE],
         w.bookings[e, b, PLAN_DEADHEAD],
         w.bookings[e, b, TRIP_KM],

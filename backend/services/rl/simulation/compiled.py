@@ -27,6 +27,7 @@ COMPILED_FROM = (
     "demand",
     "disturbances",
     "driving",
+    "edges",
     "kernels",
     "kpis",
     "ledger",

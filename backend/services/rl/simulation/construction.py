@@ -16,7 +16,7 @@ from .reward import RewardTiming
 from .scenarios import Scenario, load_scenario
 from .types import Day
 
-RewardTimingName = Literal["planned_pickup", "commitment", "event"]
+RewardTimingName = Literal["planned_pickup", "planned_gain", "commitment", "event"]
 RenderMode = Literal["ansi", "rgb_array"]
 RENDER_MODES: tuple[str, ...] = get_args(RenderMode)
 
@@ -61,9 +61,9 @@ def build_engine(
         max_bookings: M, the open bookings that an observation shows.
         simulation_hours: Length of the day; None keeps the scenario's.
         scenario: A built-in name, a YAML file, or a `Scenario`.
-        observation: ``"compact"`` (4 N + 4 M + 2 numbers) or ``"full"``.
-        reward_timing: When an assignment is paid: ``"planned_pickup"``, ``"commitment"`` or
-            ``"event"``; see `RewardTiming`.
+        observation: ``"compact"`` (4 N + 4 M + 2 numbers), ``"full"`` or ``"rows"``.
+        reward_timing: When an assignment is paid: ``"planned_pickup"``, ``"planned_gain"``,
+            ``"commitment"`` or ``"event"``; see `RewardTiming`.
         gamma: Discount per epoch, used by ``"planned_pickup"``.
         bookings_per_day: Mean demand; None keeps the scenario's, in proportion to driver hours
             where fleet or day length change.

@@ -168,7 +168,7 @@ def _break_down(
         w.counters[e, RELEASED] += 1
         log_event(w, e, time, EV_RELEASED, d, b, km)
         if time > w.bookings[e, b, WINDOW_END] + rules.grace or time >= rules.horizon:
-            lose_booking(w, e, b, time)  # too late for anybody else
+            lose_booking(w, wt, e, b, time)  # too late for anybody else
         else:
             open_booking(w, tt, rules, e, b)
     log_event(w, e, time, EV_BROKE_DOWN, d, NOBODY, 0.0)

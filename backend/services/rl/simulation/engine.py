@@ -16,7 +16,7 @@ from . import kpis, sampling, stepping, world
 from .days import DaySource, check_day
 from .ledger import IS_DOWN
 from .memory import pack
-from .observation import ObservationKind, ObservationLayout
+from .observation import KIND_NUMBER, ObservationKind, ObservationLayout
 from .reward import RewardTiming, weights_table
 from .scenarios import (
     SEEDS_PER_SPLIT,
@@ -155,7 +155,7 @@ class Engine:
         scenario: The world.
         num_envs: E.
         max_bookings: M, the open bookings that an observation shows (policies see all).
-        observation: ``"full"`` or ``"compact"``.
+        observation: ``"full"``, ``"rows"`` or ``"compact"``.
         days: Real days to draw from or to play; required for replayed scenarios, and accepted
             for any other (the same fleet size is required of all).
         source: Where the days came from, if it brings zone matrices.
@@ -215,7 +215,7 @@ class Engine:
             sampled=not self.days,
             training_seeds=len(self.days) or SEEDS_PER_SPLIT,
             visible=max_bookings,
-            full=observation == "full",
+            kind=KIND_NUMBER[observation],
             max_steps=max_steps,
         )
         self.memory, self.world, self.setup, self.out = pack(

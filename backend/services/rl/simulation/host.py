@@ -75,7 +75,7 @@ class HostWorld:
     Args:
         scenario: The world that the states belong to.
         max_bookings: M, the open bookings that an observation shows.
-        observation: ``"full"`` or ``"compact"``.
+        observation: ``"full"``, ``"rows"`` or ``"compact"``.
         source: Where zone matrices come from, if the scenario travels by zones.
 
     Attributes:

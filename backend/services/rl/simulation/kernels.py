@@ -98,7 +98,7 @@ _ROUNDING = 1.0e-6
 
 
 @kernel
-def _expire(w: World, rules: RulesTable, e: int, before: float, now: float) -> None:
+def _expire(w: World, rules: RulesTable, wt: Weights, e: int, before: float, now: float) -> None:
     """Drop the open bookings whose grace ran out (or all of them, where each epoch decides).
 
     ``before`` is the previous epoch: what was hopeless when it was opened is lost after that.
@@ -110,7 +110,7 @@ def _expire(w: World, rules: RulesTable, e: int, before: float, now: float) -> N
         expiry = w.bookings[e, b, WINDOW_END] + rules.grace
         if rules.decide_once or now > expiry:
             close_booking(w, e, i)
-            lose_booking(w, e, b, now if rules.decide_once else max(expiry, before))
+            lose_booking(w, wt, e, b, now if rules.decide_once else max(expiry, before))
         else:
             i += 1
             earliest = min(earliest, expiry)
@@ -155,7 +155,7 @@ def wait(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) -> 
                 w.credit[e] -= wt.idle * idle
     w.clock[e, NOW] = now
     if w.counters[e, NUM_OPEN] > 0 and (rules.decide_once or now > w.clock[e, NEXT_EXPIRY]):
-        _expire(w, rules, e, before, now)
+        _expire(w, rules, wt, e, before, now)
     if now >= rules.horizon:
         _finish(w, tt, rules, wt, e)
     else:
@@ -176,7 +176,7 @@ def _finish(w: World, tt: TravelTables, rules: RulesTable, wt: Weights, e: int) 
             w.booking_ints[e, b, STATUS] = CALLED_OFF
             log_event(w, e, w.bookings[e, b, CALLED_OFF_AT], EV_CALLED_OFF, NOBODY, b, 0.0)
         elif status in (OPEN, UNKNOWN):
-            lose_booking(w, e, b, now)
+            lose_booking(w, wt, e, b, now)
     w.counters[e, NUM_OPEN] = 0
     w.counters[e, ENDED] = 1
     if wt.balance != 0.0:

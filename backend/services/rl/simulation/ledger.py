@@ -2,7 +2,7 @@
 
 from .compiled import inlined
 from .types import BookingStatus
-from .world import CANCELLATION, EV_UNSERVED, LOSS, NOBODY, NUM_EVENTS, STATUS, World
+from .world import CANCELLATION, EV_UNSERVED, LOSS, NOBODY, NUM_EVENTS, STATUS, Weights, World
 
 UNKNOWN = int(BookingStatus.UNKNOWN)
 OPEN = int(BookingStatus.OPEN)
@@ -14,6 +14,7 @@ MISSED = int(BookingStatus.NO_SHOW)
 CALLED_OFF = int(BookingStatus.CALLED_OFF)
 NOT_YET_DOWN, IS_DOWN, WAS_DOWN = 0, 1, 2  # a vehicle fails at most once a day
 PAID_AT_COMMITMENT = 1  # reward timings from here on pay at commitment
+RELATIVE_TO_UNSERVED = 3  # and from here on, what serving is worth beyond leaving unserved
 
 
 @inlined
@@ -37,10 +38,11 @@ def book_term(w: World, e: int, term: int, amount: float) -> None:
 
 
 @inlined
-def lose_booking(w: World, e: int, b: int, time: float) -> None:
+def lose_booking(w: World, wt: Weights, e: int, b: int, time: float) -> None:
     """Nobody came: the operation's failure."""
     w.booking_ints[e, b, STATUS] = UNSERVED
     loss = w.bookings[e, b, LOSS]
     book_term(w, e, CANCELLATION, -loss)
-    w.credit[e] -= loss
+    if wt.timing < RELATIVE_TO_UNSERVED:
+        w.credit[e] -= loss
     log_event(w, e, time, EV_UNSERVED, NOBODY, b, 0.0)

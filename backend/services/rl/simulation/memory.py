@@ -257,7 +257,7 @@ def _setup(m, x):
         _i(m, x[78]) != 0,  # sampled
         _i(m, x[79]),  # training_seeds
         _i(m, x[80]),  # visible
-        _i(m, x[81]) != 0,  # full
+        _i(m, x[81]),  # kind
         _i(m, x[82]),  # max_steps
     )
 

@@ -1,7 +1,8 @@
 """Observations: one encoder for training, evaluation and production.
 
-``full`` holds context, driver, booking and pair rows; ``compact`` is the roadmap's vector of
-``4 N + 4 M + 2`` numbers. Both show the M open bookings of earliest latest-departure (from the
+``full`` holds context, driver, booking and pair rows; ``rows`` the same without pairs, but with
+what is needed to compute them again (`edges`): what the pair network's replay stores; ``compact``
+is the roadmap's vector of ``4 N + 4 M + 2`` numbers. All show the M open bookings of earliest latest-departure (from the
 base); the hidden ones are counted in the context. Every number is scaled to order one and
 clipped to ±10. `ObservationLayout` names each slice and carries a version: a model trained on one
 layout refuses another.
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from services.rl.errors import StateError
 
-from .compiled import inlined
+from .compiled import inlined, inlined_entry
 from .pairs import can_commit
 from .travel import TravelTables, arrive_min, depart_min, traffic
 from .world import (
@@ -26,7 +27,9 @@ from .world import (
     D_EMERGENCY,
     D_LAT,
     D_LON,
+    D_SERVICE,
     D_WHEELCHAIR,
+    D_ZONE,
     END_LAT,
     END_LON,
     END_ZONE,
@@ -37,6 +40,7 @@ from .world import (
     NUM_OPEN,
     P_LAT,
     P_LON,
+    P_SERVICE,
     P_ZONE,
     PRIORITY,
     PROMISED,
@@ -102,13 +106,28 @@ PAIR = (
     "slack_min",  # / 60, until the latest on-time departure
     "idle_min",  # / 60, the driver would stand before a just-in-time departure
 )
+ROW_DRIVER = (
+    *DRIVER,
+    "present",  # has a shift today
+    "end_zone",  # / 100; 0 where travel is by coordinates
+)
+ROW_BOOKING = (
+    *BOOKING,
+    "pickup_service_min",  # / 10
+    "dropoff_service_min",  # / 10
+    "pickup_zone",  # / 100
+    "dropoff_zone",  # / 100
+)
 COMPACT_DRIVER = ("end_east", "end_north", "minutes_to_free", "queue_fill")
 COMPACT_BOOKING = ("pickup_east", "pickup_north", "minutes_to_window_end", "priority")
 COMPACT_CONTEXT = ("day_elapsed", "traffic")
 
 _C, _D, _B, _P = len(CONTEXT), len(DRIVER), len(BOOKING), len(PAIR)
+_RD, _RB = len(ROW_DRIVER), len(ROW_BOOKING)
 
-ObservationKind = Literal["full", "compact"]
+ObservationKind = Literal["full", "rows", "compact"]
+KIND_NUMBER: Final[dict[str, int]] = {"compact": 0, "full": 1, "rows": 2}
+"""How compiled code is told the kind."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,7 @@ class ObservationLayout:
     """Where each feature lies in the flat float32 vector.
 
     Attributes:
-        kind: ``"full"`` or ``"compact"``.
+        kind: ``"full"``, ``"rows"`` or ``"compact"``.
         num_drivers: N.
         max_bookings: M, the bookings shown.
         version: Meaning of the features; bumped whenever one changes.
@@ -133,8 +152,8 @@ class ObservationLayout:
         Raises:
             StateError: If the kind is unknown or a size is not positive.
         """
-        if self.kind not in ("full", "compact"):
-            raise StateError(f"unknown observation {self.kind!r}: choose full or compact")
+        if self.kind not in KIND_NUMBER:
+            raise StateError(f"unknown observation {self.kind!r}: choose full, rows or compact")
         if self.num_drivers < 1 or self.max_bookings < 1:
             raise StateError(
                 f"an observation needs at least one driver and one booking, got "
@@ -152,12 +171,14 @@ class ObservationLayout:
         n, m = self.num_drivers, self.max_bookings
         if self.kind == "compact":
             return 4 * n + 4 * m + 2
+        if self.kind == "rows":
+            return _C + n * _RD + m * _RB
         return _C + n * _D + m * _B + n * m * _P
 
     def unpack(self, observation: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """Views of the rows: ``context (..., C)``, ``drivers (..., N, F)``, bookings, pairs.
 
-        The compact vector has no ``pairs``.
+        Only the full observation has ``pairs``.
         """
         lead = observation.shape[:-1]
         n, m = self.num_drivers, self.max_bookings
@@ -166,6 +187,13 @@ class ObservationLayout:
                 "drivers": observation[..., : 4 * n].reshape(*lead, n, 4),
                 "bookings": observation[..., 4 * n : 4 * n + 4 * m].reshape(*lead, m, 4),
                 "context": observation[..., 4 * n + 4 * m :],
+            }
+        if self.kind == "rows":
+            a = _C + n * _RD
+            return {
+                "context": observation[..., :_C],
+                "drivers": observation[..., _C:a].reshape(*lead, n, _RD),
+                "bookings": observation[..., a:].reshape(*lead, m, _RB),
             }
         a, b = _C + n * _D, _C + n * _D + m * _B
         return {
@@ -183,6 +211,12 @@ class ObservationLayout:
                 [f"driver{d}.{f}" for d in drivers for f in COMPACT_DRIVER]
                 + [f"booking{b}.{f}" for b in bookings for f in COMPACT_BOOKING]
                 + list(COMPACT_CONTEXT)
+            )
+        if self.kind == "rows":
+            return (
+                list(CONTEXT)
+                + [f"driver{d}.{f}" for d in drivers for f in ROW_DRIVER]
+                + [f"booking{b}.{f}" for b in bookings for f in ROW_BOOKING]
             )
         return (
             list(CONTEXT)
@@ -400,3 +434,41 @@ def encode_full(
             encode_pair(w, tt, rules, e, d, i, out, k + i * _P)
         for j in range(k + shown * _P, k + visible * _P):
             out[j] = 0.0
+
+
+@inlined_entry
+def rows_size(drivers: int, bookings: int) -> int:
+    """Length of the ``rows`` observation."""
+    return _C + drivers * _RD + bookings * _RB
+
+
+@inlined
+def encode_rows(
+    w: World,
+    tt: TravelTables,
+    rules: RulesTable,
+    e: int,
+    visible: int,
+    out: npt.NDArray[np.float32],
+) -> None:
+    """Write the rows of environment ``e`` into ``out``: `edges` computes the pairs from them."""
+    drivers = w.drivers.shape[2]
+    shown = min(visible, w.counters[e, NUM_OPEN])
+    encode_context(w, tt, rules, e, visible, out)
+    for d in range(drivers):
+        k = _C + d * _RD
+        encode_driver(w, rules, e, d, out, k)
+        on_duty = w.drivers[e, SHIFT_END, d] > w.drivers[e, SHIFT_START, d]
+        out[k + _D] = np.float32(1.0 if on_duty else 0.0)
+        out[k + _D + 1] = np.float32(w.driver_ints[e, END_ZONE, d] / 100.0)
+    first = _C + drivers * _RD
+    for i in range(shown):
+        k = first + i * _RB
+        b = w.open_rows[e, i]
+        encode_booking(w, rules, e, b, out, k)
+        out[k + _B] = _clip(w.bookings[e, b, P_SERVICE] / 10.0)
+        out[k + _B + 1] = _clip(w.bookings[e, b, D_SERVICE] / 10.0)
+        out[k + _B + 2] = np.float32(w.booking_ints[e, b, P_ZONE] / 100.0)
+        out[k + _B + 3] = np.float32(w.booking_ints[e, b, D_ZONE] / 100.0)
+    for k in range(first + shown * _RB, first + visible * _RB):
+        out[k] = 0.0

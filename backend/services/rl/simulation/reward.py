@@ -22,18 +22,24 @@ from .world import Weights
 
 
 class RewardTiming(IntEnum):
-    """When a learner is paid for an assignment; the undiscounted sums agree.
+    """When a learner is paid for an assignment, and for what.
 
     ``EVENT``: each term when it happens. ``COMMITMENT``: the planned value at once.
     ``PLANNED_PICKUP``: the planned value at commitment, discounted by γ per epoch from the
     planned pickup, so that an early promise is worth no more than a late one; deviations from
     the plan are booked when they happen. In a prototype it lifted a DQN by 15 % over
-    ``COMMITMENT``.
+    ``COMMITMENT``. The undiscounted sums of these three agree.
+
+    ``PLANNED_GAIN``: as ``PLANNED_PICKUP``, but what counts is the gain over leaving the booking
+    unserved: an assignment earns the penalty it avoids, a lost booking costs nothing. The sum
+    differs by the penalties of all the day's bookings, which no decision changes. One decision's
+    merit then lies in its own reward instead of in a penalty that falls due an hour later.
     """
 
     EVENT = 0
     COMMITMENT = 1
     PLANNED_PICKUP = 2
+    PLANNED_GAIN = 3
 
 
 def weights_table(
@@ -82,7 +88,7 @@ def planned_value(
 @inlined
 def credit_factor(weights: Weights, wait_min: float, epoch_min: float) -> float:
     """Discount of a value realised ``wait_min`` from now, under the learner's timing."""
-    if weights.timing == 2 and weights.gamma < 1.0 and wait_min > 0.0:
+    if weights.timing >= 2 and weights.gamma < 1.0 and wait_min > 0.0:
         return weights.gamma ** (wait_min / epoch_min)
     return 1.0
 

@@ -47,7 +47,7 @@ class Setup(NamedTuple):
     sampled: bool  # days by seed (else from the tables)
     training_seeds: int
     visible: int
-    full: bool  # observation kind
+    kind: int  # of observation, `observation.KIND_NUMBER`
     max_steps: int  # an episode is truncated here
 
 

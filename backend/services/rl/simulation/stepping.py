@@ -8,7 +8,7 @@ from .compiled import allocating, entry, inlined, kernel
 from .kernels import act, begin_at_state, begin_day, wait
 from .kpis import day_kpis
 from .memory import Buffer, unpack
-from .observation import encode_compact, encode_full, encode_mask
+from .observation import KIND_NUMBER, encode_compact, encode_full, encode_mask, encode_rows
 from .pairs import can_commit, find_open
 from .sampling import next_training_seed, sample_day, seed_episodes
 from .setup import DAY_DRIVER_FIELDS, DAY_DRIVER_INTS, DayTables, Outputs, Setup
@@ -46,6 +46,8 @@ from .world import (
     World,
 )
 
+_FULL, _ROWS = KIND_NUMBER["full"], KIND_NUMBER["rows"]
+
 
 @kernel
 def load_day(w: World, days: DayTables, e: int, row: int) -> None:
@@ -67,8 +69,10 @@ def load_day(w: World, days: DayTables, e: int, row: int) -> None:
 @inlined
 def observe(w: World, s: Setup, out: Outputs, e: int) -> None:
     """Write observation and mask of environment ``e``."""
-    if s.full:
+    if s.kind == _FULL:
         encode_full(w, s.travel, s.rules, e, s.visible, out.observation[e])
+    elif s.kind == _ROWS:
+        encode_rows(w, s.travel, s.rules, e, s.visible, out.observation[e])
     else:
         encode_compact(w, s.travel, s.rules, e, s.visible, out.observation[e])
     encode_mask(w, s.rules, e, s.visible, out.mask[e])

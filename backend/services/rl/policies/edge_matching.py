@@ -1,0 +1,127 @@
+"""Matching on edges: `matching_linear` and `dqn_matching`, compiled.
+
+At every epoch each open booking and driver is scored by the *edges* of `simulation.edges`, either
+with linear weights or by a pair network, and a round of optimal one-to-one matching commits the
+pairs that beat deferring; rounds follow while drivers have places in their queue. The same
+functions play whole batches of days and decide a single state.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from services.rl.simulation.compiled import allocating
+from services.rl.simulation.edges import NUM_EDGE, WORK_ROWS, pair_edges
+from services.rl.simulation.kernels import wait
+from services.rl.simulation.memory import Buffer, unpack
+from services.rl.simulation.observation import encode_mask, encode_rows, rows_size
+from services.rl.simulation.setup import Setup
+from services.rl.simulation.types import FloatArray, IntArray
+from services.rl.simulation.world import ENDED, NUM_OPEN, STEPS, World
+
+from .kernels import assign, take
+from .pair_network import PairWeights, pair_scores
+
+LINEAR, NETWORK = 0, 1
+
+
+@allocating
+def edge_matching_epoch(
+    w: World,
+    s: Setup,
+    e: int,
+    kind: int,
+    weights: FloatArray,
+    network: PairWeights,
+    hold_back: float,
+    chosen: FloatArray,
+) -> int:
+    """Commit what the matcher commits now in environment ``e``; returns how many.
+
+    Args:
+        w: World.
+        s: Constants.
+        e: Environment.
+        kind: `LINEAR`, or `NETWORK`: the network's score plus the linear one.
+        weights: ``(NUM_EDGE,)``.
+        network: The pair network's parameters.
+        hold_back: Pairs with more slack than this (minutes) wait.
+        chosen: ``(E, K, 3)``: driver, booking row and score of each commitment.
+    """
+    n = 0
+    drivers = w.drivers.shape[2]
+    while True:
+        count = w.counters[e, NUM_OPEN]
+        if count == 0:
+            return n
+        rows = np.empty(rows_size(drivers, count), dtype=np.float32)
+        mask = np.empty(drivers * count + 1, dtype=np.int8)
+        encode_rows(w, s.travel, s.rules, e, count, rows)
+        encode_mask(w, s.rules, e, count, mask)
+        valid = 0
+        for a in range(1, mask.size):
+            valid += mask[a]
+        if valid == 0:
+            return n
+        edges = np.empty((valid + 1, NUM_EDGE), dtype=np.float32)
+        pair_driver = np.empty(valid + 1, dtype=np.int64)
+        pair_booking = np.empty(valid + 1, dtype=np.int64)
+        work = np.empty((WORK_ROWS + count, count))
+        valid = pair_edges(
+            s, rows, mask, drivers, count, hold_back, -1, work, edges, pair_driver, pair_booking, 0
+        )
+        score = np.zeros((drivers, count))
+        learned = np.zeros(valid, dtype=np.float32)
+        if kind == NETWORK:
+            pair_scores(network, rows, drivers, count, edges, pair_driver, pair_booking, learned)
+        offered = False
+        for p in range(valid):
+            total = np.float64(learned[p])
+            for k in range(NUM_EDGE):
+                total += weights[k] * edges[p, k]
+            if total > 0.0:
+                score[pair_driver[p], pair_booking[p]] = total
+                offered = True
+        if not offered:
+            return n
+        match = assign(score)
+        # Commit from the last open position to the first: earlier positions stay valid.
+        for i in range(count - 1, -1, -1):
+            for d in range(drivers):
+                if match[d] == i and score[d, i] > 0.0:
+                    n = take(w, s, e, d, i, score[d, i], chosen, n)
+
+
+@allocating
+def decide_edge_matching(
+    m: Buffer,
+    x: IntArray,
+    e: int,
+    kind: int,
+    weights: FloatArray,
+    network: Any,
+    hold_back: float,
+    chosen: FloatArray,
+) -> int:
+    """One epoch of one environment; see `edge_matching_epoch`."""
+    w, s, _out = unpack(m, x)
+    return edge_matching_epoch(w, s, e, kind, weights, network, hold_back, chosen)
+
+
+@allocating
+def play_edge_matching(
+    m: Buffer,
+    x: IntArray,
+    kind: int,
+    weights: FloatArray,
+    network: Any,
+    hold_back: float,
+) -> None:
+    """Run every environment to the end of its day."""
+    w, s, _out = unpack(m, x)
+    nowhere = np.empty((w.clock.shape[0], 0, 3))
+    for e in range(w.clock.shape[0]):
+        while w.counters[e, ENDED] == 0:
+            edge_matching_epoch(w, s, e, kind, weights, network, hold_back, nowhere)
+            w.counters[e, STEPS] += 1
+            wait(w, s.travel, s.rules, s.weights, e)
