@@ -10,6 +10,7 @@ Rewards are scaled here and nowhere else.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ class DQNAgent:
     Attributes:
         steps: Environment steps so far; the exploration schedule hangs on it.
         updates: Gradient steps so far.
+        also_minimise: A further loss, added to every update (imitation beside learning).
         diagnostics: Of the last gradient step, tensors: reading one waits for the device.
     """
 
@@ -101,6 +103,7 @@ class DQNAgent:
         self.steps = 0
         self.updates = 0
         self.diagnostics: dict[str, Tensor] = {}
+        self.also_minimise: Callable[[], Tensor] | None = None
 
     # --- acting ----------------------------------------------------------------------------------
 
@@ -213,8 +216,9 @@ class DQNAgent:
         error = q - target
         # Huber, the importance weight outside: it must reach the loss in both branches.
         loss = (weight * torch.nn.functional.smooth_l1_loss(q, target, reduction="none")).mean()
+        total = loss if self.also_minimise is None else loss + self.also_minimise()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), o.gradient_clip)
         self.optimizer.step()
         self.updates += 1

@@ -27,3 +27,7 @@ class StateError(AtmrError):
 
 class PolicyError(AtmrError):
     """A policy that is unknown, or whose stored weights do not fit."""
+
+
+class TrainingError(AtmrError):
+    """A training run that cannot start, go on or be resumed: configuration, checkpoint, numbers."""

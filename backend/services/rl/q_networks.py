@@ -364,6 +364,11 @@ class PairQNetwork(QFunction):
         )
         return value[:, 0]
 
+    def value_parameters(self) -> list[nn.Parameter]:
+        """Parameters that move V and leave every advantage as it is."""
+        parts = (self.value_hidden, self.value_score, self.value_driver, self.value_booking)
+        return [parameter for part in parts for parameter in part.parameters()]
+
     def wait_advantage(self, context: Tensor) -> Tensor:
         """A of WAIT, ``(B,)``."""
         advantage: Tensor = self.wait_score(torch.relu(self.wait_hidden(context)))[:, 0]

@@ -1,8 +1,9 @@
-"""Matching on edges: `matching_linear` and `dqn_matching`, compiled.
+"""Deciding on edges: `matching_linear`, `dqn_matching` and `dqn`, compiled.
 
 At every epoch each open booking and driver is scored by the *edges* of `simulation.edges`, either
 with linear weights or by a pair network, and a round of optimal one-to-one matching commits the
-pairs that beat deferring; rounds follow while drivers have places in their queue. The same
+pairs that beat deferring; rounds follow while drivers have places in their queue. `dqn` instead
+commits the best pair, looks again, and stops when waiting is best. The same
 functions play whole batches of days and decide a single state.
 """
 
@@ -17,12 +18,12 @@ from services.rl.simulation.memory import Buffer, unpack
 from services.rl.simulation.observation import encode_mask, encode_rows, rows_size
 from services.rl.simulation.setup import Setup
 from services.rl.simulation.types import FloatArray, IntArray
-from services.rl.simulation.world import ENDED, NUM_OPEN, STEPS, World
+from services.rl.simulation.world import ENDED, NUM_OPEN, STEPS, World, _argument
 
 from .kernels import assign, take
 from .pair_network import PairWeights, pair_scores
 
-LINEAR, NETWORK = 0, 1
+LINEAR, NETWORK, NETWORK_ONE_BY_ONE = _argument(0), _argument(1), _argument(2)
 
 
 @allocating
@@ -42,8 +43,9 @@ def edge_matching_epoch(
         w: World.
         s: Constants.
         e: Environment.
-        kind: `LINEAR`, or `NETWORK`: the network's score plus the linear one.
-        weights: ``(NUM_EDGE,)``.
+        kind: `LINEAR`, `NETWORK` (the network's score plus the linear one), or
+            `NETWORK_ONE_BY_ONE`: the same score, without matching.
+        weights: ``(NUM_EDGE,)``, the linear score.
         network: The pair network's parameters.
         hold_back: Pairs with more slack than this (minutes) wait.
         chosen: ``(E, K, 3)``: driver, booking row and score of each commitment.
@@ -72,7 +74,7 @@ def edge_matching_epoch(
         )
         score = np.zeros((drivers, count))
         learned = np.zeros(valid, dtype=np.float32)
-        if kind == NETWORK:
+        if kind != LINEAR:
             pair_scores(network, rows, drivers, count, edges, pair_driver, pair_booking, learned)
         offered = False
         for p in range(valid):
@@ -84,6 +86,14 @@ def edge_matching_epoch(
                 offered = True
         if not offered:
             return n
+        if kind == NETWORK_ONE_BY_ONE:
+            best_d, best_i = 0, 0
+            for d in range(drivers):
+                for i in range(count):
+                    if score[d, i] > score[best_d, best_i]:
+                        best_d, best_i = d, i
+            n = take(w, s, e, best_d, best_i, score[best_d, best_i], chosen, n)
+            continue
         match = assign(score)
         # Commit from the last open position to the first: earlier positions stay valid.
         for i in range(count - 1, -1, -1):

@@ -1,6 +1,7 @@
 """Policies by name, for command lines and configuration."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from services.rl.errors import PolicyError
@@ -15,9 +16,12 @@ POLICIES = (
     "cheapest",
     "matching",
     "matching_profit",
+    "matching_linear",
     "rolling",
+    "dqn",
+    "dqn_matching",
 )
-"""Built-in policies. ``hindsight`` is a yardstick, not a policy: it sees the future."""
+"""Built-in policies; ``dqn`` and ``dqn_matching`` need a model folder. ``hindsight`` is a yardstick, not a policy: it sees the future."""
 
 
 def make_policy(
@@ -27,8 +31,11 @@ def make_policy(
     source: DaySource | None = None,
     seed: int = 0,
     budget_ms: float = 200.0,
+    model: Path | None = None,
 ) -> Policy:
     """A policy by name, or a foreign one as ``module:Class``.
+
+    ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``.
 
     A foreign class is called with the scenario, and needs ``name`` and ``decide``.
 
@@ -42,6 +49,12 @@ def make_policy(
     baseline = make_baseline(name, scenario, source=source, seed=seed)
     if baseline is not None:
         return baseline
+    if name == "matching_linear":
+        from .edge_policies import linear_policy
+
+        return linear_policy(scenario, source)
+    if name in ("dqn", "dqn_matching"):
+        return _learned(name, model, scenario, source)
     if name == "rolling":
         from .rolling import RollingPolicy
 
@@ -50,6 +63,27 @@ def make_policy(
     raise PolicyError(
         f"unknown policy {name!r}: choose among {', '.join(POLICIES)}, hindsight, or module:Class"
     )
+
+
+def _learned(
+    name: str, model: Path | None, scenario: Scenario, source: DaySource | None
+) -> Policy:
+    from .model_files import read_manifest
+
+    if model is None:
+        raise PolicyError(
+            f"policy {name!r} needs a trained network: --model results/<name>/checkpoints/best"
+        )
+    manifest = read_manifest(model)
+    if manifest.network.get("network") == "pair":
+        from .edge_policies import pair_policy
+
+        return pair_policy(name, model, scenario, source)
+    if name == "dqn_matching":
+        raise PolicyError(f"{model} holds a flat network: evaluate it as policy 'dqn'")
+    from .flat_network import FlatPolicy
+
+    return FlatPolicy(model, manifest, scenario, source)
 
 
 def _foreign(name: str, scenario: Scenario) -> Policy:

@@ -1,0 +1,225 @@
+"""Train a DQN: on a scenario, or on any Gymnasium environment with discrete actions.
+
+Results go to results/<name>: checkpoints/best is the model to evaluate and to serve.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.rl.command import (
+    Parser,
+    command_parser,
+    positive_int,
+    provenance,
+    run,
+    seed_number,
+    write_json,
+)
+from services.rl.data.sources import open_source
+from services.rl.errors import AtmrError, UsageError
+from services.rl.simulation.scenarios import load_scenario
+
+EXAMPLES = """
+train_dqn.py --mode sanity --scenario geneva
+train_dqn.py --mode quick --scenario geneva --name first
+train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1
+train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1 --resume
+train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
+"""
+FAILED_CHECK = 1
+
+
+def build_parser() -> Parser:
+    """The options."""
+    parser = command_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--mode", default="quick", choices=("sanity", "quick", "production", "gpu", "kaggle"),
+        help="starting point of the configuration (default quick; kaggle is gpu)",
+    )  # fmt: skip
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--scenario", help="name or YAML file (default geneva)")
+    where.add_argument("--env", metavar="ID", help="a Gymnasium environment instead")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--episodes", type=positive_int, help="stop after so many episodes")
+    length.add_argument("--timesteps", type=positive_int, help="stop after so many steps")
+    parser.add_argument("--name", help="folder under results/ (default <scenario>_<mode>)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the mode's")
+    parser.add_argument("--seed", type=seed_number, help="default 0")
+    parser.add_argument("--config", type=Path, help="JSON or YAML of fields to change")
+    parser.add_argument("--teacher", help="policy to learn from first; 'none': from nothing")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--checkpoint", type=Path, help="go on from this checkpoint")
+    parser.add_argument("--no-sanity-checks", action="store_true", help="skip the checks")
+    parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, train, say what came out and what to do next."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    # Torch takes a second to load: not for --help or a mistyped option.
+    from services.rl.training.config import load_config, mode_config
+    from services.rl.training.sanity import run_sanity_checks
+    from services.rl.training.task import DispatchTask, GymnasiumTask, Task
+    from services.rl.training.trainer import Trainer
+
+    config = mode_config(arguments.mode)
+    if arguments.env is not None:
+        config = config.changed(**foreign_defaults())
+    if arguments.config is not None:
+        config = load_config(arguments.config, config)
+    config = config.changed(**_overrides(arguments, config.experiment_name))
+    task: Task
+    if arguments.env is not None:
+        task = GymnasiumTask(arguments.env)
+    else:
+        scenario = load_scenario(arguments.scenario or "geneva")
+        task = DispatchTask(scenario, open_source(scenario, arguments.data_dir))
+    if config.sanity.enabled:
+        try:
+            for line in run_sanity_checks(task, config):
+                _say(arguments, f"sanity: {line}")
+        except AtmrError:
+            raise
+        except RuntimeError as error:
+            print(f"sanity check failed: {error}", file=sys.stderr)
+            return FAILED_CHECK
+    bar = _bar(arguments, config.total_timesteps)
+    trainer = Trainer(
+        task,
+        config,
+        episodes=arguments.episodes,
+        on_progress=bar,
+        provenance=provenance(),
+    )
+    try:
+        result = trainer.train()
+    finally:
+        trainer.cleanup()
+        if bar is not None:
+            bar.close()
+    if arguments.json is not None:
+        document = {**provenance(), **vars(result), "folder": str(result.folder)}
+        write_json(arguments.json, document)
+    if result.stopped == "interrupted":
+        print(
+            f"interrupted at step {result.steps}; the state is saved: go on with --resume "
+            f"--name {config.experiment_name}",
+            file=sys.stderr,
+        )
+        return 130
+    _say(
+        arguments,
+        f"{result.steps:,} steps in {result.seconds:.0f} s; best score "
+        f"{result.best_score:.1f} at step {result.best_step:,}, last {result.final_score:.1f}",
+    )
+    if arguments.env is None:
+        shown = arguments.scenario or "geneva"
+        _say(
+            arguments,
+            f"evaluate it: evaluate.py --scenario {shown} --policies "
+            f"nearest,matching,{_policies(config)} --model {result.folder}/checkpoints/best",
+        )
+    return 0
+
+
+def foreign_defaults() -> dict[str, Any]:
+    """Settings for an environment without drivers and bookings: the flat network, one stream.
+
+    Those of RL Baselines3 Zoo's DQN on CartPole, the usual reference for small control tasks.
+    """
+    return {
+        "total_timesteps": 50_000,
+        "hyperparameters": {
+            "network": "flat",
+            "hidden": (256, 256),
+            "num_envs": 1,
+            "learning_rate": 2.3e-3,
+            "batch_size": 64,
+            "learning_starts": 1_000,
+            "gamma": 0.99,
+            "train_freq": 256,
+            "gradient_steps": 128,
+            "target_update_interval": 10,
+            "tau": 1.0,
+            "n_step": 1,
+            "exploration_fraction": 0.16,
+            "exploration_initial_eps": 1.0,
+            "exploration_final_eps": 0.04,
+            "reward_scale": 1.0,
+            "double": False,
+        },
+        "warm_start": {"teacher": None},
+        "polish": {"generations": 0},
+        "evaluation": {"eval_freq": 2_500, "n_eval_episodes": 20, "policy": "dqn"},
+    }
+
+
+def _overrides(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
+    base = arguments.env or Path(arguments.scenario or "geneva").stem
+    default = f"{base.replace('/', '_').replace(':', '_')}_{arguments.mode}"
+    fields: dict[str, Any] = {
+        "experiment_name": arguments.name or (name if name != "dqn" else default),
+        "resume_training": arguments.resume,
+        "checkpoint_path": arguments.checkpoint,
+    }
+    if arguments.device is not None:
+        fields["device"] = arguments.device
+    if arguments.seed is not None:
+        fields["seed"] = arguments.seed
+    if arguments.timesteps is not None:
+        fields["total_timesteps"] = arguments.timesteps
+    if arguments.episodes is not None:
+        fields["checkpoints"] = {"numbered_every_episodes": 100}
+    if arguments.no_sanity_checks:
+        fields["sanity"] = {"enabled": False}
+    if arguments.teacher is not None:
+        if arguments.env is not None:
+            raise UsageError("--teacher: a foreign environment has no dispatch policies")
+        teacher = None if arguments.teacher == "none" else arguments.teacher
+        fields["warm_start"] = {"teacher": teacher}
+    return fields
+
+
+def _policies(config: Any) -> str:
+    return "dqn,dqn_matching" if config.hyperparameters.network == "pair" else "dqn"
+
+
+class _Bar:
+    """Progress in the terminal: steps/s, time left, best score."""
+
+    def __init__(self, total: int) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = tqdm(total=total, unit="step", unit_scale=True, leave=False)
+
+    def __call__(self, steps: int, numbers: dict[str, Any]) -> None:
+        """Move to ``steps``."""
+        best = numbers["best"]
+        self._bar.set_postfix(
+            best="-" if best is None else f"{best:.1f}", eps=f"{numbers['eps']:.2f}", refresh=False
+        )
+        self._bar.update(steps - self._bar.n)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+def _bar(arguments: argparse.Namespace, total: int) -> _Bar | None:
+    if arguments.quiet or not sys.stderr.isatty():
+        return None
+    return _Bar(total)
+
+
+def _say(arguments: argparse.Namespace, text: str) -> None:
+    if not arguments.quiet:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,167 @@
+"""Policies that decide on edges: the linear matcher and the trained pair network."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.rl import paths
+from services.rl.errors import PolicyError
+from services.rl.simulation.days import DaySource
+from services.rl.simulation.edges import EDGE, EDGES_VERSION, NUM_EDGE
+from services.rl.simulation.engine import Engine
+from services.rl.simulation.host import HostWorld
+from services.rl.simulation.observation import LAYOUT_VERSION
+from services.rl.simulation.scenarios import Scenario
+from services.rl.simulation.types import DispatchState, FloatArray
+
+from .base import Decision, DecisionSet
+from .edge_matching import (
+    LINEAR,
+    NETWORK,
+    NETWORK_ONE_BY_ONE,
+    decide_edge_matching,
+    play_edge_matching,
+)
+from .model_files import read_arrays, read_manifest
+from .pair_network import NO_NETWORK, PairWeights, pair_weights
+from .tuning import UNTUNED_LINEAR, MatchingWeights
+
+
+class EdgePolicy:
+    """Scores edges, linearly or with a pair network, and commits by matching or one by one.
+
+    Attributes:
+        name: As on the command line.
+        note: Where its numbers come from, for reports.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scenario: Scenario,
+        kind: int,
+        *,
+        hold_back_min: float,
+        weights: FloatArray | None = None,
+        network: PairWeights = NO_NETWORK,
+        source: DaySource | None = None,
+        note: str = "",
+    ) -> None:
+        self.name = name
+        self.note = note
+        self._scenario = scenario
+        self._kind = kind
+        self._hold_back = float(hold_back_min)
+        self._weights = np.zeros(NUM_EDGE) if weights is None else weights
+        self._network = network
+        self._source = source
+        self._host: HostWorld | None = None
+
+    def decide(
+        self,
+        state: DispatchState,
+        *,
+        plan: Any = None,
+        budget_ms: float | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> DecisionSet:
+        """Decide one epoch; ``plan``, ``budget_ms`` and ``rng`` are not needed."""
+        if self._host is None:
+            self._host = HostWorld(self._scenario, observation="rows", source=self._source)
+        self._host.load(state)
+        chosen = np.empty((1, max(1, len(state.booking_ids)), 3))
+        count = decide_edge_matching(
+            *self._host.memory,
+            0,
+            self._kind,
+            self._weights,
+            self._network,
+            self._hold_back,
+            chosen,
+        )
+        return DecisionSet(
+            tuple(
+                Decision(booking=int(row), driver=int(driver), score=float(score))
+                for driver, row, score in chosen[0, :count]
+            ),
+            plan=None,
+        )
+
+    def play(self, engine: Engine) -> None:
+        """Play every environment of an engine to the end of its day."""
+        play_edge_matching(
+            *engine.memory, self._kind, self._weights, self._network, self._hold_back
+        )
+
+
+def linear_weights(scenario: Scenario) -> tuple[MatchingWeights, str]:
+    """Tuned weights of `matching_linear` for a scenario, and a note on where they come from.
+
+    Looked for like those of `matching` (`baselines.matching_weights`).
+    """
+    for name in dict.fromkeys([scenario.name, scenario.name.split("-")[0], "geneva"]):
+        own = paths.data_dir() / "weights" / f"matching_linear_{name}.json"
+        shipped = resources.files(__package__) / "weights" / f"matching_linear_{name}.json"
+        for path in (own, Path(str(shipped))):
+            if path.is_file():
+                weights = MatchingWeights.load(path, EDGE)
+                note = f"weights tuned on {weights.scenario}"
+                if weights.scenario_hash != scenario.sha256:
+                    note += " (another scenario, or another version of it)"
+                return weights, note
+    return UNTUNED_LINEAR, "untuned weights"
+
+
+def linear_policy(scenario: Scenario, source: DaySource | None = None) -> EdgePolicy:
+    """`matching_linear` with the weights tuned for the scenario."""
+    weights, note = linear_weights(scenario)
+    return EdgePolicy(
+        "matching_linear",
+        scenario,
+        LINEAR,
+        hold_back_min=weights.hold_back_min,
+        weights=weights.array(),
+        source=source,
+        note=note,
+    )
+
+
+def pair_policy(
+    name: str, folder: Path, scenario: Scenario, source: DaySource | None = None
+) -> EdgePolicy:
+    """`dqn_matching` or `dqn` with the pair network of a model folder; without Torch.
+
+    Raises:
+        PolicyError: If the folder is damaged, or its network reads other features.
+    """
+    manifest = read_manifest(folder)
+    shape = manifest.network
+    versions = (shape.get("layout_version"), shape.get("edges_version"))
+    if versions != (LAYOUT_VERSION, EDGES_VERSION):
+        raise PolicyError(
+            f"{folder}: the network reads layout and edges of versions {versions}, this code "
+            f"writes {(LAYOUT_VERSION, EDGES_VERSION)}; train again"
+        )
+    arrays = read_arrays(folder)
+    network = pair_weights(arrays, scale=1.0 / manifest.reward_scale)
+    if network.pair_hidden.shape != (shape["hidden"], shape["hidden"]):
+        raise PolicyError(f"{folder}: the parameters are not of the network the manifest names")
+    trained_on = manifest.environment.get("scenario", "?")
+    note = f"{folder.parent.parent.name or folder.name}, trained on {trained_on}"
+    if manifest.environment.get("scenario_hash") != scenario.sha256:
+        note += " (another scenario, or another version of it)"
+    if not shape.get("edges", True):
+        network = network._replace(
+            pair_edge=np.zeros_like(network.pair_edge), edge_score=np.zeros_like(network.edge_score)
+        )
+    return EdgePolicy(
+        name,
+        scenario,
+        NETWORK if name == "dqn_matching" else NETWORK_ONE_BY_ONE,
+        hold_back_min=float(shape["hold_back_min"]),
+        network=network,
+        source=source,
+        note=note,
+    )

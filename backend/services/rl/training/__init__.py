@@ -1,0 +1,1 @@
+"""Training: configuration, trainer, sanity checks, checkpoints, teachers. The room with Torch."""

@@ -1,0 +1,175 @@
+"""Checkpoints: folders of safetensors, ``.npy`` and JSON files under a manifest with their hashes.
+
+A checkpoint is written under a hidden name and renamed when it is complete, so that a process
+killed at any moment leaves the previous ones whole. Nothing in it is pickled. A *model* folder
+(``best/``, ``dqn_model_final``) holds the online network only; a rotating one also the target
+network, the optimiser, the replay buffer, the environments and every random state.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from services.rl.errors import TrainingError
+from services.rl.policies.model_files import (
+    MANIFEST,
+    MODEL_FILE,
+    ModelManifest,
+    file_sha256,
+    read_manifest,
+    settled,
+)
+
+TRAINING_FILE = "training.safetensors"
+STATE_FILE = "state.json"
+
+
+def write_checkpoint(
+    folder: Path, manifest: ModelManifest, model: dict[str, Tensor], fill: Callable[[Path], None]
+) -> None:
+    """Write a checkpoint folder, replacing an older one of the same name.
+
+    Args:
+        folder: Where it will lie.
+        manifest: What it holds; the files' hashes are added.
+        model: Parameters of the online network.
+        fill: Writes whatever else belongs to it into the folder it is given.
+
+    Raises:
+        TrainingError: If the disk is full or cannot be written; older checkpoints stay whole.
+    """
+    hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        hidden.mkdir(parents=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, hidden / MODEL_FILE)
+        fill(hidden)
+        files = {p.name: file_sha256(p) for p in sorted(hidden.iterdir())}
+        document = manifest.with_files(files).to_json()
+        _write_synced(hidden / MANIFEST, json.dumps(document, indent=2) + "\n")
+        _swap(hidden, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        hint = "; free some space and --resume" if _is_full(error) else ""
+        raise TrainingError(f"checkpoint {folder} cannot be written: {reason}{hint}") from error
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+
+
+def _is_full(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left" in str(error)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap(hidden: Path, folder: Path) -> None:
+    """Put a complete folder in its place; `settled` mends what a kill in between leaves."""
+    previous = folder.parent / f".{folder.name}.previous"
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    hidden.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def read_model(folder: Path) -> tuple[ModelManifest, dict[str, Tensor]]:
+    """Manifest and online parameters of a checkpoint or model folder, hashes checked.
+
+    Raises:
+        TrainingError: If it is missing, incomplete, damaged or altered.
+    """
+    manifest = read_manifest(folder)
+    return manifest, read_tensors(settled(folder) / MODEL_FILE)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file.
+
+    Raises:
+        TrainingError: If it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"checkpoint file {path} cannot be read: {error}") from error
+
+
+class RotatingCheckpoints:
+    """The newest few checkpoints of a run, ``latest/step_<steps>``.
+
+    Args:
+        folder: ``checkpoints/latest``.
+        keep: How many stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def write(
+        self,
+        step: int,
+        manifest: ModelManifest,
+        model: dict[str, Tensor],
+        fill: Callable[[Path], None],
+    ) -> Path:
+        """Add a checkpoint, then drop the oldest beyond ``keep``."""
+        target = self.folder / f"step_{step:010d}"
+        if target.exists():
+            return target  # the same step of the same run: the same state
+        write_checkpoint(target, manifest, model, fill)
+        for old in self.all()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._sweep()
+        return target
+
+    def all(self) -> list[Path]:
+        """Complete checkpoints, the oldest first."""
+        return sorted(p for p in self.folder.glob("step_*") if (p / MANIFEST).is_file())
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        found = self.all()
+        return found[-1] if found else None
+
+    def clear(self) -> None:
+        """Forget the checkpoints of an earlier run of the same name."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-written."""
+        for stale in self.folder.glob(".*.partial"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The counters and random states of a checkpoint.
+
+    Raises:
+        TrainingError: If the file is missing or damaged.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"checkpoint {folder} holds no training state (a model folder cannot be resumed): "
+            f"{error}"
+        ) from error
+    return state

@@ -1,0 +1,602 @@
+"""`Trainer`: steps, learns, judges, saves; resumes to the bit.
+
+Order of a run: sanity checks, warm start (if any), reinforcement learning, polish (if any). The
+model kept is the best on validation days, never merely the last.
+"""
+
+import json
+import platform
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from services.rl import paths
+from services.rl.data.sources import open_source
+from services.rl.dqn_agent import AgentOptions, DQNAgent
+from services.rl.errors import DataError, TrainingError
+from services.rl.policies.model_files import ModelManifest
+from services.rl.q_networks import PairQNetwork
+from services.rl.replay_buffer import ReplayBuffer
+from services.rl.simulation.scenarios import Scenario, load_scenario
+
+from .checkpoints import (
+    STATE_FILE,
+    TRAINING_FILE,
+    RotatingCheckpoints,
+    read_model,
+    read_state,
+    read_tensors,
+    write_checkpoint,
+)
+from .config import TrainingConfig, config_json
+from .run_log import RunLog, learning_curve
+from .task import DispatchTask, GymnasiumTask, Score, Task
+
+_LOG_EVERY = 100  # updates; reading a loss waits for the device
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything of a checkpoint that is not an array.
+
+    Attributes:
+        vector_steps: Steps of all environments at once.
+        episodes: Ended so far.
+        best: Best score on validation days.
+        best_step: Where it was reached.
+        since_best: Evaluations since.
+        warmed: Whether the warm start is done.
+        evaluations: ``(steps, score, per episode)`` of each evaluation.
+        recent: Rewards of the last 100 training episodes.
+        numbered: Numbered checkpoints written.
+    """
+
+    vector_steps: int = 0
+    episodes: int = 0
+    best: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+    warmed: bool = False
+    evaluations: list[tuple[int, float, list[float]]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    numbered: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run achieved.
+
+    Attributes:
+        folder: ``results/<experiment>``.
+        best_score: Mean over the validation days.
+        best_step: Environment steps at which it was reached.
+        final_score: Of the last evaluation.
+        steps: Environment steps trained.
+        seconds: Of this process.
+        stopped: ``done``, ``early`` (no progress) or ``interrupted``.
+    """
+
+    folder: Path
+    best_score: float
+    best_step: int
+    final_score: float
+    steps: int
+    seconds: float
+    stopped: str
+
+
+class Trainer:
+    """Runs one training.
+
+    Args:
+        task: What to train on; a scenario (or its name) stands for a `DispatchTask`.
+        config: How.
+        episodes: Stop after so many episodes instead of ``total_timesteps``.
+        on_progress: Called now and then with steps and a few numbers, for a progress bar.
+        provenance: What else the results should say about their origin (commit, command).
+    """
+
+    def __init__(
+        self,
+        task: Task | Scenario | str,
+        config: TrainingConfig,
+        *,
+        episodes: int | None = None,
+        on_progress: Callable[[int, dict[str, Any]], None] | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        if isinstance(task, str):
+            task = load_scenario(task)
+        if isinstance(task, Scenario):
+            task = DispatchTask(task, open_source(task, None))
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise TrainingError("--device cuda: Torch finds no GPU on this machine; use cpu")
+        self.task, self.config = task, config
+        self.folder = paths.results_dir() / config.experiment_name
+        self.episodes = episodes
+        self._on_progress = on_progress
+        self._provenance = provenance or {}
+        torch.set_num_threads(config.num_threads)
+        torch.manual_seed(config.seed)
+        self.stream = task.stream(config)
+        network = task.network(config, self.stream)
+        self.agent = _agent(config, network, self.stream.state_dim, self.stream.num_actions)
+        self.progress = Progress()
+        self.latest = RotatingCheckpoints(
+            self.folder / "checkpoints" / "latest", config.checkpoints.max_checkpoints
+        )
+        self._state: Any = None
+        self._mask: Any = None
+        self._log: RunLog | None = None
+        self._interrupted = False
+        self._resumed = False
+        self._keep: Any = None
+        self._last_saved = 0.0
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    def train(self) -> TrainingResult:
+        """Run to the end, or until interrupted; may be called again to go on.
+
+        Raises:
+            TrainingError: If the configuration, a checkpoint or the numbers are wrong.
+        """
+        begun = time.monotonic()
+        self._begin()
+        stopped = "done"
+        previous = _catch_interrupts(self._interrupt)
+        try:
+            if not self.progress.warmed:
+                self._warm_up()
+            while not self._finished():
+                if self._interrupted:
+                    stopped = "interrupted"
+                    break
+                if self._out_of_patience():
+                    stopped = "early"
+                    break
+                self._vector_step()
+            if stopped != "interrupted":
+                self._polish()
+            self._conclude(stopped)
+        except DataError as error:
+            where = self._save_evidence()
+            raise TrainingError(
+                f"step {self.agent.steps}: {error}; the state is in {where}"
+            ) from error
+        finally:
+            _restore_interrupts(previous)
+            self._close_log()
+        evaluations = self.progress.evaluations
+        return TrainingResult(
+            folder=self.folder,
+            best_score=self.progress.best if self.progress.best is not None else float("nan"),
+            best_step=self.progress.best_step,
+            final_score=evaluations[-1][1] if evaluations else float("nan"),
+            steps=self.agent.steps,
+            seconds=time.monotonic() - begun,
+            stopped=stopped,
+        )
+
+    def evaluate(self) -> Score:
+        """Judge the agent as it is on the validation days."""
+        return self.task.evaluate(self.agent, self.config)
+
+    def cleanup(self) -> None:
+        """Close logs and environments; the results stay."""
+        self._close_log()
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt  # asked twice: leave at once
+        self._interrupted = True
+
+    def _finished(self) -> bool:
+        if self.episodes is not None:
+            return self.progress.episodes >= self.episodes
+        return self.agent.steps >= self.config.total_timesteps
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.evaluation.patience
+        return bool(patience) and self.progress.since_best >= patience
+
+    def _begin(self) -> None:
+        config = self.config
+        if self._state is not None:
+            return
+        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if config.resume_training or config.checkpoint_path is not None:
+            self._resume(config.checkpoint_path)
+        else:
+            self.latest.clear()
+            self._log = RunLog(self.folder, config.experiment_name)
+            self._state, self._mask = self.stream.reset()
+            self._write_config()
+        self._last_saved = time.monotonic()
+
+    def _vector_step(self) -> None:
+        agent, h, progress = self.agent, self.config.hyperparameters, self.progress
+        actions = agent.select_actions(self._state, self._mask)
+        step = self.stream.step(actions)
+        agent.buffer.push_batch(
+            self._state,
+            actions,
+            step.next_state,
+            step.reward,
+            step.terminated,
+            mask=self._mask,
+            next_mask=step.next_mask,
+            dt=step.dt,
+            ended=step.ended,
+        )
+        self._state, self._mask = step.state, step.mask
+        agent.decay_epsilon(self.stream.num_envs)
+        progress.vector_steps += 1
+        for episode in step.episodes:
+            progress.episodes += 1
+            progress.recent = [*progress.recent[-99:], episode.total]
+        if agent.steps >= h.learning_starts and progress.vector_steps % h.train_freq == 0:
+            for _ in range(h.gradient_steps):
+                self._freeze()
+                agent.train_step()
+                if agent.updates % _LOG_EVERY == 0:
+                    self._log_training(step.episodes[-1].kpis if step.episodes else {})
+        if progress.vector_steps % self.config.evaluation.eval_freq == 0:
+            self._judge()
+        self._save_when_due()
+        if self._on_progress is not None:
+            self._on_progress(agent.steps, {"best": progress.best, "eps": agent.epsilon})
+
+    def _freeze(self) -> None:
+        """After a warm start V learns first, alone."""
+        plan, network = self.config.warm_start, self.agent.online
+        if plan.teacher is None or not isinstance(network, PairQNetwork):
+            return
+        if self.agent.updates in (0, plan.value_updates) or self._resumed:
+            self._resumed = False
+            alone = self.agent.updates < plan.value_updates
+            network.requires_grad_(not alone)
+            self.agent.also_minimise = None if alone else self._keep
+            for parameter in network.value_parameters():
+                parameter.requires_grad_(True)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def _log_training(self, kpis: dict[str, float]) -> None:
+        log = self._log
+        assert log is not None
+        numbers = {k: float(v) for k, v in self.agent.diagnostics.items()}
+        if not np.isfinite(numbers["loss"]):
+            raise DataError(f"the loss is {numbers['loss']} after {self.agent.updates} updates")
+        numbers["epsilon"] = self.agent.epsilon
+        if self.progress.recent:
+            numbers["episode_reward"] = float(np.mean(self.progress.recent))
+        log.metrics(self.agent.steps, "train", numbers)
+        if kpis:
+            log.scalars(self.agent.steps, "train_kpi", kpis)
+
+    def _judge(self) -> None:
+        """Evaluate; keep the model if it is the best so far."""
+        score, progress, log = self.evaluate(), self.progress, self._log
+        assert log is not None
+        steps = self.agent.steps
+        progress.evaluations.append((steps, score.mean, score.per_episode.tolist()))
+        log.metrics(steps, "eval", {"score": score.mean, **score.kpis})
+        log.say(
+            f"step {steps}: score {score.mean:.2f} on {len(score.per_episode)} validation episodes, "
+            f"epsilon {self.agent.epsilon:.3f}, {progress.episodes} episodes"
+        )
+        self._save_evaluations()
+        if progress.best is None or score.mean > progress.best:
+            progress.best, progress.best_step, progress.since_best = score.mean, steps, 0
+            self._save_model(self.folder / "checkpoints" / "best", score)
+        else:
+            progress.since_best += 1
+
+    def _save_evaluations(self) -> None:
+        rows = self.progress.evaluations
+        folder = self.folder / "eval"
+        folder.mkdir(exist_ok=True)
+        hidden = folder / ".evaluations.partial.npz"
+        np.savez(
+            hidden,
+            timesteps=np.array([r[0] for r in rows]),
+            scores=np.array([r[1] for r in rows]),
+            results=np.array([r[2] for r in rows]),
+        )
+        hidden.replace(folder / "evaluations.npz")
+
+    # --- before and after ------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        from .imitation import keep_imitating, warm_start
+
+        plan = self.config.warm_start
+        if plan.teacher is not None:
+            assert self._log is not None
+            shown = warm_start(self.task, self.agent, self.config, self._log)
+            if plan.keep_weight > 0:
+                self._keep = keep_imitating(
+                    self.agent, shown, plan.keep_weight, self.config.hyperparameters.batch_size // 2
+                )
+        self.progress.warmed = True
+        if self.config.evaluation.eval_freq <= self.config.total_timesteps:
+            self._judge()
+
+    def _polish(self) -> None:
+        from .polish import polish
+
+        if self.config.polish.generations and self._log is not None:
+            best = self.folder / "checkpoints" / "best"
+            if best.exists():  # start from the best, not from the last
+                self.agent.online.load_state_dict(read_model(best)[1])
+            polish(self.task, self.agent, self.config, self._log)
+            self._judge()
+
+    def _conclude(self, stopped: str) -> None:
+        """Last evaluation and files; after an interruption only the state."""
+        log = self._log
+        assert log is not None
+        evaluated = self.progress.evaluations and self.progress.evaluations[-1][0]
+        if stopped != "interrupted" and evaluated != self.agent.steps:
+            self._judge()
+        self._save_rotating()
+        log.say(f"{stopped} at step {self.agent.steps}")
+        if stopped == "interrupted":
+            return
+        best = self.folder / "checkpoints" / "best"
+        manifest, model = read_model(best)
+        write_checkpoint(self.folder / "dqn_model_final", manifest, model, lambda _: None)
+        if self.config.checkpoints.save_replay_buffer:
+            self._save_final_buffer()
+        figure = learning_curve(self.folder, f"{self.config.experiment_name}: {self.task.name}")
+        log.figure("learning_curve", figure, self.agent.steps)
+        log.hyperparameters(
+            config_json(self.config)["hyperparameters"], self.progress.best or float("nan")
+        )
+
+    def _save_final_buffer(self) -> None:
+        def fill(folder: Path) -> None:
+            self.agent.buffer.save(folder)
+
+        write_checkpoint(self.folder / "replay_buffer_final", self._manifest({}), {}, fill)
+
+    # --- saving ----------------------------------------------------------------------------------
+
+    def _save_when_due(self) -> None:
+        strategy, progress = self.config.checkpoints, self.progress
+        due = progress.vector_steps % strategy.save_freq == 0
+        if due and time.monotonic() - self._last_saved >= strategy.min_interval_s:
+            self._save_rotating()
+        every = strategy.numbered_every_episodes
+        if every and progress.episodes // every > progress.numbered:
+            progress.numbered = progress.episodes // every
+            name = f"episode_{progress.numbered * every:06d}"
+            self._save_model(self.folder / "checkpoints" / name, None)
+
+    def _save_rotating(self) -> None:
+        self.latest.write(
+            self.agent.steps, self._manifest({}), self.agent.online.state_dict(), self._fill
+        )
+        self._last_saved = time.monotonic()
+
+    def _save_model(self, folder: Path, score: Score | None) -> None:
+        metrics = {"score": score.mean, **score.kpis} if score is not None else {}
+        write_checkpoint(
+            folder, self._manifest(metrics), self.agent.online.state_dict(), lambda _: None
+        )
+
+    def _save_evidence(self) -> Path:
+        """Keep the state that led to numbers that are not finite."""
+        folder = self.folder / "checkpoints" / "failed"
+        write_checkpoint(folder, self._manifest({}), self.agent.online.state_dict(), self._fill)
+        return folder
+
+    def _manifest(self, metrics: dict[str, float]) -> ModelManifest:
+        return ModelManifest(
+            network=self.agent.online.architecture(),
+            environment=self.task.record(self.config),
+            reward_scale=self.agent.options.reward_scale,
+            decision=self.config.evaluation.policy,
+            step=self.agent.steps,
+            metrics=metrics,
+            provenance={"seed": self.config.seed, **_versions(), **self._provenance},
+        )
+
+    def _fill(self, folder: Path) -> None:
+        """Everything a rotating checkpoint holds beside the online network."""
+        agent = self.agent
+        tensors = {f"target.{k}": v for k, v in agent.target.state_dict().items()}
+        for index, state in agent.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        tensors["torch_random"] = torch.get_rng_state()
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / TRAINING_FILE
+        )
+        p = self.progress
+        document = {
+            "steps": agent.steps,
+            "updates": agent.updates,
+            "agent_random": agent.random.bit_generator.state,
+            "progress": {**vars(p)},
+            "metrics_bytes": self._log.size if self._log is not None else 0,
+            "config": config_json(self.config),
+            "replay": self.config.checkpoints.save_replay_buffer,
+        }
+        (folder / STATE_FILE).write_text(json.dumps(document), encoding="utf-8")
+        self.stream.save(folder)
+        if self.config.checkpoints.save_replay_buffer:
+            agent.buffer.save(folder)
+
+    # --- resuming --------------------------------------------------------------------------------
+
+    def _resume(self, path: Path | None) -> None:
+        folder = path or self.latest.newest()
+        if folder is None:
+            raise TrainingError(
+                f"--resume: there is no checkpoint under {self.latest.folder} (is the name "
+                f"{self.config.experiment_name!r} right?)"
+            )
+        manifest, model = read_model(folder)
+        state = read_state(folder)
+        self._check_same(folder, manifest, state)
+        agent = self.agent
+        agent.online.load_state_dict(model)
+        tensors = read_tensors(folder / TRAINING_FILE)
+        agent.target.load_state_dict(
+            {k.removeprefix("target."): v for k, v in tensors.items() if k.startswith("target.")}
+        )
+        _load_optimizer(agent.optimizer, tensors)
+        torch.set_rng_state(tensors["torch_random"])
+        agent.steps, agent.updates = int(state["steps"]), int(state["updates"])
+        agent.random.bit_generator.state = state["agent_random"]
+        self.progress = Progress(**state["progress"])
+        self.progress.evaluations = [(s, m, list(r)) for s, m, r in self.progress.evaluations]
+        if state["replay"]:
+            agent.buffer.restore(folder)
+        self._state, self._mask = self.stream.restore(folder)
+        self._log = RunLog(
+            self.folder, self.config.experiment_name, int(state["metrics_bytes"]), agent.steps
+        )
+        self._resumed = True
+        self._log.say(f"resumed from {folder.name}")
+
+    def _check_same(self, folder: Path, manifest: ModelManifest, state: dict[str, Any]) -> None:
+        """A checkpoint of another network, scenario or setting cannot be gone on with."""
+        mine = {
+            "network": self.agent.online.architecture(),
+            "environment": self.task.record(self.config),
+        }
+        for part, expected in mine.items():
+            found = getattr(manifest, part)
+            for name in expected.keys() | found.keys():
+                if found.get(name) != expected.get(name):
+                    raise TrainingError(
+                        f"checkpoint {folder}: {part} {name} is {found.get(name)!r}, this run has "
+                        f"{expected.get(name)!r}; start anew under another --name"
+                    )
+        then, now = state["config"]["hyperparameters"], config_json(self.config)["hyperparameters"]
+        for name in ("num_envs", "n_step", "buffer_size", "prioritised", "reward_scale"):
+            if then[name] != now[name]:
+                raise TrainingError(
+                    f"checkpoint {folder}: {name} was {then[name]}, this run has {now[name]}; "
+                    "resume with the same or start anew under another --name"
+                )
+
+    # --- small things ----------------------------------------------------------------------------
+
+    def _write_config(self) -> None:
+        document = {
+            "config": config_json(self.config),
+            "environment": self.task.record(self.config),
+            "versions": _versions(),
+            **self._provenance,
+        }
+        path = self.folder / "training_config.json"
+        hidden = path.with_name(".training_config.partial")
+        hidden.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        hidden.replace(path)
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def train_model(scenario: Scenario | str, config: TrainingConfig) -> TrainingResult:
+    """Train on a scenario and return what was achieved; see `Trainer`."""
+    trainer = Trainer(scenario, config)
+    try:
+        return trainer.train()
+    finally:
+        trainer.cleanup()
+
+
+def train_on_environment(environment_id: str, config: TrainingConfig) -> TrainingResult:
+    """Train on any Gymnasium environment; see `Trainer`."""
+    trainer = Trainer(GymnasiumTask(environment_id), config)
+    try:
+        return trainer.train()
+    finally:
+        trainer.cleanup()
+
+
+def _agent(config: TrainingConfig, network: Any, state_dim: int, num_actions: int) -> DQNAgent:
+    h = config.hyperparameters
+    buffer = ReplayBuffer(
+        h.buffer_size,
+        state_dim,
+        num_actions,
+        n_step=h.n_step,
+        gamma=h.gamma,
+        prioritised=h.prioritised,
+        alpha=h.priority_alpha,
+        num_lanes=h.num_envs,
+        seed=config.seed,
+    )
+    options = AgentOptions(
+        learning_rate=h.learning_rate,
+        gamma=h.gamma,
+        batch_size=h.batch_size,
+        tau=h.tau,
+        target_update_interval=h.target_update_interval,
+        double=h.double,
+        masked_target=h.masked_target,
+        reward_scale=h.reward_scale,
+        gradient_clip=h.gradient_clip,
+        exploration=h.exploration,
+        exploration_initial_eps=h.exploration_initial_eps,
+        exploration_final_eps=h.exploration_final_eps,
+        exploration_steps=int(h.exploration_fraction * config.total_timesteps),
+        noise_scale=h.noise_scale,
+        priority_beta=h.priority_beta,
+    )
+    return DQNAgent(
+        state_dim,
+        num_actions,
+        network=network,
+        buffer=buffer,
+        options=options,
+        device=config.device,
+        seed=config.seed,
+    )
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "numba", "gymnasium")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _catch_interrupts(handler: Callable[[int, FrameType | None], None]) -> Any:
+    try:
+        return signal.signal(signal.SIGINT, handler), signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # not the main thread: the caller's business
+        return None
+
+
+def _restore_interrupts(previous: Any) -> None:
+    if previous is not None:
+        signal.signal(signal.SIGINT, previous[0])
+        signal.signal(signal.SIGTERM, previous[1])
