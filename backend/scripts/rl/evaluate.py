@@ -25,6 +25,7 @@ evaluate.py --scenario geneva --policies random,nearest,cheapest,matching --days
 evaluate.py --scenario geneva_overload --policies nearest,matching,rolling,hindsight --days 20
 evaluate.py --scenario manhattan_11 --data-dir DIR --policies nearest,matching,hindsight
 evaluate.py --scenario data/rl/history/demo/replay.yaml --policies nearest,matching
+evaluate.py --scenario geneva --policies nearest,matching,dqn_matching --model DIR
 evaluate.py --scenario geneva --policies nearest,my_module:MyPolicy --report results/mine
 """
 
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=seed_number, default=0, help="of policies that draw or search"
     )
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR",
+        help="trained network for dqn and dqn_matching, such as results/NAME/checkpoints/best",
+    )  # fmt: skip
     parser.add_argument("--reference", help="policy to compare with (default matching)")
     parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")
     parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
@@ -76,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference=arguments.reference,
         seed=arguments.seed,
         budget_ms=arguments.budget_ms,
+        model=arguments.model,
         hindsight_seconds=arguments.hindsight_seconds,
         jobs=arguments.jobs,
         cached=not arguments.no_cache,

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--policy", choices=sorted(UNTUNED_OF), default="matching", help="default matching"
     )
-    parser.add_argument("--num-drivers", type=positive_int, help="resize the fleet, demand with it")
+    parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")
     parser.add_argument("--generations", type=positive_int, default=TuningPlan.generations)
     parser.add_argument("--population", type=positive_int, default=TuningPlan.population)
     parser.add_argument(
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.population < 4:
         raise UsageError(f"--population must be at least 4, got {arguments.population}")
     scenario = load_scenario(arguments.scenario)
-    if arguments.num_drivers is not None:
-        scenario = scenario.resized(num_drivers=arguments.num_drivers)
+    if arguments.drivers is not None:
+        scenario = scenario.resized(num_drivers=arguments.drivers)
     source = open_source(scenario, arguments.data_dir)
     days = [source.day(label) for label in source.labels(Split.TRAIN)] if source else []
     plan = TuningPlan(arguments.generations, arguments.population, arguments.days, arguments.seed)

@@ -127,9 +127,9 @@ class DQNAgent:
         with torch.no_grad():
             q = self.online.values(self.online.prepare(states, masks))
         values: npt.NDArray[np.float32] = q.cpu().numpy()
-        return np.where(
-            values > 0.5 * FLOOR, values / np.float32(self.options.reward_scale), np.float32(FLOOR)
-        )
+        considered = values > 0.5 * FLOOR
+        values[considered] /= np.float32(self.options.reward_scale)
+        return values
 
     def select_actions(
         self,
@@ -152,9 +152,9 @@ class DQNAgent:
         e = self.epsilon if epsilon is None else epsilon
         q = self.q_values(states, masks)
         if e > 0.0 and self.options.exploration == "noise":
-            noise = self.random.standard_normal(q.shape, dtype=np.float32)
-            q = q + np.float32(e * self.options.noise_scale) * noise  # FLOOR stays far below
-        actions: npt.NDArray[np.int64] = q.argmax(axis=1)
+            noise: npt.NDArray[np.float32] = self.random.standard_normal(q.shape, dtype=np.float32)
+            q += noise * np.float32(e * self.options.noise_scale)  # FLOOR stays far below
+        actions: npt.NDArray[np.int64] = np.argmax(q, axis=1)
         if e > 0.0 and self.options.exploration == "epsilon":
             explore = self.random.random(len(states)) < e
             if explore.any():
@@ -169,7 +169,9 @@ class DQNAgent:
     ) -> int:
         """One valid action; see `select_actions`."""
         valid = np.ones(self.action_dim, dtype=np.bool_) if mask is None else mask.astype(np.bool_)
-        return int(self.select_actions(np.float32(state)[None], valid[None], epsilon)[0])
+        return int(
+            self.select_actions(np.asarray(state, dtype=np.float32)[None], valid[None], epsilon)[0]
+        )
 
     def _random(self, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         counts = masks.cumsum(axis=1)

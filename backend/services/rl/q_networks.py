@@ -140,7 +140,8 @@ class QNetwork(QFunction):
     def values(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
         """See `QFunction.values`."""
         states, mask = prepared
-        return self(states, mask).masked_fill(~mask, FLOOR)
+        q: Tensor = self(states, mask)
+        return q.masked_fill(~mask, FLOOR)
 
     def values_of(self, prepared: tuple[Tensor, Tensor], actions: Tensor) -> Tensor:
         """See `QFunction.values_of`."""

@@ -103,7 +103,7 @@ class ReplayBuffer:
         self.tree = SumTree(capacity) if prioritised else None
         self._highest = 1.0
         packed = (action_dim + 7) // 8
-        self._ring = {
+        self._ring: dict[str, npt.NDArray[Any]] = {
             "state": np.zeros((capacity, state_dim), dtype=np.float32),
             "next_state": np.zeros((capacity, state_dim), dtype=np.float32),
             "mask": np.zeros((capacity, packed), dtype=np.uint8),
@@ -114,7 +114,7 @@ class ReplayBuffer:
             "done": np.zeros(capacity, dtype=np.bool_),
         }
         # Starts that wait for their n-th reward, a small ring per lane.
-        self._lanes = {
+        self._lanes: dict[str, npt.NDArray[Any]] = {
             "state": np.zeros((n_step, num_lanes, state_dim), dtype=np.float32),
             "mask": np.zeros((n_step, num_lanes, packed), dtype=np.uint8),
             "action": np.zeros((n_step, num_lanes), dtype=np.int32),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from services.rl.data.sources import split_labels, split_seeds
 from services.rl.errors import UsageError
 from services.rl.policies.hindsight import Hindsight, hindsight
-from services.rl.policies.registry import make_policy
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import Scenario, Split
@@ -19,7 +19,7 @@ from services.rl.simulation.travel import TravelTables
 from services.rl.simulation.types import Day, FloatArray
 
 from .paired import Estimate, estimate, gap_closed, paired_difference
-from .runner import DayBook, DayResults, evaluate_policy
+from .runner import Ask, DayBook, DayResults, evaluate_policy
 
 EVALUATION_SCHEMA = 1
 PAIRED_KPIS = ("reward", "completion_pct", "on_time_pct", "deadhead_km_per_trip", "satisfaction")
@@ -169,6 +169,7 @@ def run_evaluation(
     reference: str | None = None,
     seed: int = 0,
     budget_ms: float = 200.0,
+    model: Path | None = None,
     hindsight_seconds: float = 10.0,
     jobs: int = 1,
     cached: bool = True,
@@ -184,6 +185,7 @@ def run_evaluation(
         reference: Compared with; default: the first of matching, nearest, or the first policy.
         seed: Of policies that draw or search.
         budget_ms: Time per epoch of ``rolling``.
+        model: Folder of a trained network, for ``dqn`` and ``dqn_matching``.
         hindsight_seconds: Search time per day of the clairvoyant.
         jobs: Processes for policies and days that take seconds.
         cached: Use and fill the cache of expensive days.
@@ -199,10 +201,7 @@ def run_evaluation(
     if not named:
         raise UsageError("name at least one policy besides hindsight")
     # All names are checked before the first day is played: that may take minutes.
-    played = [
-        make_policy(name, book.scenario, source=book.source, seed=seed, budget_ms=budget_ms).name
-        for name in named
-    ]
+    played = [Ask(name, seed, budget_ms, model).policy(book).name for name in named]
     if len(set(played)) != len(played):
         raise UsageError(f"two of {','.join(named)} are the same policy in this scenario")
     if reference is None:
@@ -219,6 +218,7 @@ def run_evaluation(
                 book,
                 seed=seed,
                 budget_ms=budget_ms,
+                model=model,
                 jobs=jobs,
                 cached=cached,
                 data_dir=data_dir,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,12 +129,41 @@ def play_day(
     return times, refused
 
 
+@dataclass(frozen=True)
+class Ask:
+    """Which policy to play, as processes hand it to each other.
+
+    Attributes:
+        name: As on the command line.
+        seed: Of policies that draw or search.
+        budget_ms: Time per epoch of ``rolling``.
+        model: Folder of a trained network.
+    """
+
+    name: str
+    seed: int
+    budget_ms: float
+    model: Path | None
+
+    def policy(self, book: "DayBook") -> Policy:
+        """A fresh policy."""
+        return make_policy(
+            self.name,
+            book.scenario,
+            source=book.source,
+            seed=self.seed,
+            budget_ms=self.budget_ms,
+            model=self.model,
+        )
+
+
 def evaluate_policy(
     name: str,
     book: DayBook,
     *,
     seed: int = 0,
     budget_ms: float = 200.0,
+    model: Path | None = None,
     jobs: int = 1,
     cached: bool = True,
     data_dir: str | None = None,
@@ -145,7 +175,8 @@ def evaluate_policy(
     decision, for the latency (and as a check: both ways must agree). Others play day by day,
     ``jobs`` processes at once; ``rolling`` keeps finished days in the cache.
     """
-    policy = make_policy(name, book.scenario, source=book.source, seed=seed, budget_ms=budget_ms)
+    ask = Ask(name, seed, budget_ms, model)
+    policy = ask.policy(book)
     play = getattr(policy, "play", None)
     if play is not None:
         engine = book.engine(range(len(book)))
@@ -153,7 +184,7 @@ def evaluate_policy(
         kpis = np.array([list(engine.kpis(e).values()) for e in range(len(book))])
         times = _time_decisions(policy, book, kpis, seed)
         return DayResults(policy.name, kpis, times, note=getattr(policy, "note", ""))
-    return _play_one_by_one(name, policy, book, seed, budget_ms, jobs, cached, data_dir, on_day)
+    return _play_one_by_one(ask, policy, book, jobs, cached, data_dir, on_day)
 
 
 def _time_decisions(policy: Policy, book: DayBook, kpis: FloatArray, seed: int) -> FloatArray:
@@ -177,19 +208,17 @@ def _time_decisions(policy: Policy, book: DayBook, kpis: FloatArray, seed: int) 
 
 
 def _play_one_by_one(
-    name: str,
+    ask: Ask,
     policy: Policy,
     book: DayBook,
-    seed: int,
-    budget_ms: float,
     jobs: int,
     cached: bool,
     data_dir: str | None,
     on_day: Any,
 ) -> DayResults:
     results: dict[int, dict[str, Any]] = {}
-    keys = {row: _key(name, book, row, seed, budget_ms) for row in range(len(book))}
-    keep = cached and name == "rolling"  # foreign code may change under the same name
+    keys = {row: _key(ask, book, row) for row in range(len(book))}
+    keep = cached and ask.name == "rolling"  # foreign code may change under the same name
     for row, key in keys.items():
         found = _read_cache(key) if keep else None
         if found is not None:
@@ -197,7 +226,7 @@ def _play_one_by_one(
             if on_day:
                 on_day()
     missing = [row for row in keys if row not in results]
-    for row, result in _run_all(name, book, missing, seed, budget_ms, jobs, data_dir):
+    for row, result in _run_all(ask, book, missing, jobs, data_dir):
         results[row] = result
         if keep:
             _write_cache(keys[row], result)
@@ -210,34 +239,32 @@ def _play_one_by_one(
         np.concatenate([r["decision_ms"] for r in ordered]),
         refused=sum(r["refused"] for r in ordered),
         fallbacks=sum(r["fallbacks"] for r in ordered),
-        note=getattr(policy, "note", f"{budget_ms:g} ms per epoch" if name == "rolling" else ""),
+        note=getattr(
+            policy, "note", f"{ask.budget_ms:g} ms per epoch" if ask.name == "rolling" else ""
+        ),
     )
 
 
 def _run_all(
-    name: str,
+    ask: Ask,
     book: DayBook,
     rows: Sequence[int],
-    seed: int,
-    budget_ms: float,
     jobs: int,
     data_dir: str | None,
 ) -> Any:
     if jobs <= 1 or len(rows) <= 1:
         for row in rows:
-            yield row, _play_row(name, book, row, seed, budget_ms)
+            yield row, _play_row(ask, book, row)
         return
     # Spawned, not forked: compiled code and BLAS threads do not survive a fork.
     with ProcessPoolExecutor(min(jobs, len(rows)), mp_context=get_context("spawn")) as pool:
         futures = {
             pool.submit(
                 _play_remote,
-                name,
+                ask,
                 book.scenario,
                 book.labels[row],
                 book.seeds[row] if book.seeds else None,
-                seed,
-                budget_ms,
                 data_dir,
             ): row
             for row in rows
@@ -247,12 +274,10 @@ def _run_all(
 
 
 def _play_remote(
-    name: str,
+    ask: Ask,
     scenario: Scenario,
     label: str,
     day_seed: int | None,
-    seed: int,
-    budget_ms: float,
     data_dir: str | None,
 ) -> dict[str, Any]:
     if day_seed is not None:
@@ -261,14 +286,14 @@ def _play_remote(
         source = open_source(scenario, data_dir)
         assert source is not None
         book = DayBook(scenario, (label,), days=(source.day(label),), source=source)
-    return _play_row(name, book, 0, seed, budget_ms)
+    return _play_row(ask, book, 0)
 
 
-def _play_row(name: str, book: DayBook, row: int, seed: int, budget_ms: float) -> dict[str, Any]:
+def _play_row(ask: Ask, book: DayBook, row: int) -> dict[str, Any]:
     # A fresh policy per day: a day's result must not depend on which days ran before it.
-    policy = make_policy(name, book.scenario, source=book.source, seed=seed, budget_ms=budget_ms)
+    policy = ask.policy(book)
     engine = book.engine([row])
-    times, refused = play_day(policy, engine, 0, seed=seed)
+    times, refused = play_day(policy, engine, 0, seed=ask.seed)
     return {
         "kpis": list(engine.kpis(0).values()),
         "decision_ms": times,
@@ -277,9 +302,17 @@ def _play_row(name: str, book: DayBook, row: int, seed: int, budget_ms: float) -
     }
 
 
-def _key(name: str, book: DayBook, row: int, seed: int, budget_ms: float) -> str:
+def _key(ask: Ask, book: DayBook, row: int) -> str:
     digest = hashlib.sha256()
-    parts = [CACHE_VERSION, name, book.scenario.sha256, book.labels[row], seed, budget_ms, KPIS]
+    parts = [
+        CACHE_VERSION,
+        ask.name,
+        book.scenario.sha256,
+        book.labels[row],
+        ask.seed,
+        ask.budget_ms,
+        KPIS,
+    ]
     digest.update(json.dumps(parts).encode())
     if book.days:
         digest.update(book.days[row].bookings.tobytes())

@@ -87,6 +87,9 @@ class FlatPolicy:
         self._forward = FlatForward(arrays, dueling=bool(manifest.network.get("dueling")))
         self._scenario, self._source = scenario, source
         self._host: HostWorld | None = None
+        # Batches of days are played on engines of the standard layout; others one by one.
+        standard = ObservationLayout("compact", drivers, 20)
+        self.play = self._play if self._layout == standard else None
 
     def decide(
         self,
@@ -106,7 +109,7 @@ class FlatPolicy:
             )
         host = self._host
         host.load(state)
-        decisions = []
+        decisions: list[Decision] = []
         while True:
             out = host.engine.out
             mask = out.mask[:1] != 0
@@ -120,7 +123,7 @@ class FlatPolicy:
             host.engine.commit(0, driver, row)
             host.engine.observe(0)
 
-    def play(self, engine: Engine) -> None:
+    def _play(self, engine: Engine) -> None:
         """Play every environment of an engine to the end of its day, all at once."""
         if engine.layout != self._layout:
             raise PolicyError(

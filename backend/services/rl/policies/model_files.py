@@ -102,8 +102,7 @@ def read_manifest(folder: Path) -> ModelManifest:
             raise PolicyError(f"{path} is missing or cannot be read") from error
         if found != expected:
             raise PolicyError(
-                f"{path} is not the file that was saved (its SHA-256 differs): "
-                "truncated or altered"
+                f"{path} is not the file that was saved (its SHA-256 differs): truncated or altered"
             )
     return manifest
 

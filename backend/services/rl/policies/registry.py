@@ -21,7 +21,10 @@ POLICIES = (
     "dqn",
     "dqn_matching",
 )
-"""Built-in policies; ``dqn`` and ``dqn_matching`` need a model folder. ``hindsight`` is a yardstick, not a policy: it sees the future."""
+"""Built-in policies; ``dqn`` and ``dqn_matching`` need a model folder.
+
+``hindsight`` is a yardstick, not a policy: it sees the future.
+"""
 
 
 def make_policy(
@@ -65,9 +68,7 @@ def make_policy(
     )
 
 
-def _learned(
-    name: str, model: Path | None, scenario: Scenario, source: DaySource | None
-) -> Policy:
+def _learned(name: str, model: Path | None, scenario: Scenario, source: DaySource | None) -> Policy:
     from .model_files import read_manifest
 
     if model is None:

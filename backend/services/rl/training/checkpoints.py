@@ -7,7 +7,6 @@ network, the optimiser, the replay buffer, the environments and every random sta
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil

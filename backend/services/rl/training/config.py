@@ -62,12 +62,12 @@ class DQNHyperparameters(_Strict):
         edge_features: False hides the pair features from the network (ablation).
     """
 
-    learning_rate: float = Field(5e-4, gt=0, le=1)
+    learning_rate: float = Field(default=5e-4, gt=0, le=1)
     buffer_size: Positive = 100_000
-    learning_starts: int = Field(5_000, ge=0)
+    learning_starts: int = Field(default=5_000, ge=0)
     batch_size: Positive = 256
-    tau: float = Field(0.01, gt=0, le=1)
-    gamma: float = Field(0.92, gt=0, le=1)
+    tau: float = Field(default=0.01, gt=0, le=1)
+    gamma: float = Field(default=0.92, gt=0, le=1)
     train_freq: Positive = 1
     gradient_steps: Positive = 1
     target_update_interval: Positive = 1
@@ -75,7 +75,7 @@ class DQNHyperparameters(_Strict):
     exploration_initial_eps: Share = 0.2
     exploration_final_eps: Share = 0.02
     exploration: Literal["epsilon", "noise"] = "epsilon"
-    noise_scale: float = Field(5.0, gt=0)
+    noise_scale: float = Field(default=5.0, gt=0)
     num_envs: Positive = 32
     n_step: Positive = 3
     double: bool = True
@@ -84,12 +84,12 @@ class DQNHyperparameters(_Strict):
     priority_alpha: Share = 0.6
     priority_beta: Share = 0.4
     masked_target: bool = True
-    reward_scale: float = Field(0.1, gt=0)
-    gradient_clip: float = Field(10.0, gt=0)
+    reward_scale: float = Field(default=0.1, gt=0)
+    gradient_clip: float = Field(default=10.0, gt=0)
     network: Literal["pair", "flat"] = "pair"
     hidden: tuple[Positive, ...] = (512, 256, 128)
     pair_hidden: Positive = 64
-    hold_back_min: float = Field(30.0, gt=0)
+    hold_back_min: float = Field(default=30.0, gt=0)
     edge_features: bool = True
 
     @model_validator(mode="after")
@@ -135,9 +135,9 @@ class WarmStart(_Strict):
     teacher: str | None = None
     days: Positive = 100
     epochs: Positive = 4
-    dagger_days: int = Field(0, ge=0)
-    value_updates: int = Field(1_500, ge=0)
-    keep_weight: float = Field(1.0, ge=0)
+    dagger_days: int = Field(default=0, ge=0)
+    value_updates: int = Field(default=1_500, ge=0)
+    keep_weight: float = Field(default=1.0, ge=0)
 
 
 class Polish(_Strict):
@@ -150,10 +150,10 @@ class Polish(_Strict):
         sigma: First step size, in reward units.
     """
 
-    generations: int = Field(0, ge=0)
-    population: int = Field(16, ge=4)
+    generations: int = Field(default=0, ge=0)
+    population: int = Field(default=16, ge=4)
     days: Positive = 48
-    sigma: float = Field(0.5, gt=0)
+    sigma: float = Field(default=0.5, gt=0)
 
 
 class CheckpointStrategy(_Strict):
@@ -170,8 +170,8 @@ class CheckpointStrategy(_Strict):
     save_freq: Positive = 1_000
     max_checkpoints: Positive = 2
     save_replay_buffer: bool = True
-    min_interval_s: float = Field(60.0, ge=0)
-    numbered_every_episodes: int = Field(0, ge=0)
+    min_interval_s: float = Field(default=60.0, ge=0)
+    numbered_every_episodes: int = Field(default=0, ge=0)
 
 
 class EvaluationStrategy(_Strict):
@@ -189,7 +189,7 @@ class EvaluationStrategy(_Strict):
     n_eval_episodes: Positive = 64
     deterministic: bool = True
     policy: Literal["dqn_matching", "dqn"] = "dqn_matching"
-    patience: int = Field(0, ge=0)
+    patience: int = Field(default=0, ge=0)
 
 
 class SanityCheckConfig(_Strict):
@@ -227,8 +227,8 @@ class TrainingConfig(_Strict):
         checkpoint_path: Go on from this checkpoint instead.
     """
 
-    experiment_name: str = Field("dqn", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    seed: int = Field(0, ge=0, lt=2**32)
+    experiment_name: str = Field(default="dqn", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
     total_timesteps: Positive = 300_000
     device: Literal["cpu", "cuda"] = "cpu"
     num_threads: Positive = 1

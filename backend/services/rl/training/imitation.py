@@ -7,9 +7,10 @@ With ``dagger_days`` the learner then acts itself while the teacher says what it
 (DAgger, Ross et al. 2011): the network learns to come back from its own states.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +29,7 @@ from .run_log import RunLog
 from .streams import EngineStream
 from .task import DispatchTask, Task
 
-logger = logging.getLogger(__name__)
-
 _ENVS = 16
-_ROOM = 64  # actions of one epoch that are remembered
 
 
 @dataclass
@@ -51,6 +49,36 @@ class Demonstrations:
     def __len__(self) -> int:
         """Number of states."""
         return len(self.state)
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz``, under a temporary name first."""
+        hidden = path.with_name(f".{path.stem}.partial.npz")
+        np.savez(
+            hidden,
+            state=self.state,
+            mask=np.packbits(self.mask, axis=1),
+            right=np.packbits(self.right, axis=1),
+            actions=np.array(self.mask.shape[1]),
+        )
+        hidden.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Demonstrations":
+        """Read what `save` wrote.
+
+        Raises:
+            TrainingError: If the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                count = int(stored["actions"])
+                mask, right = (
+                    np.unpackbits(stored[name], axis=1, count=count).view(np.bool_)
+                    for name in ("mask", "right")
+                )
+                return cls(stored["state"], mask, right)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise TrainingError(f"demonstrations {path} cannot be read: {error}") from error
 
 
 def demonstrate(
@@ -72,8 +100,8 @@ def demonstrate(
     ended = 0
     state, mask = engine.out.observation.copy(), engine.out.mask != 0
     while ended < days:
-        for e in np.flatnonzero(fresh):
-            wanted[e] = _commitments(teacher, engine, int(e))
+        for env in np.flatnonzero(fresh).tolist():
+            wanted[env] = _commitments(teacher, engine, env)
         right = np.zeros_like(mask)
         for e in range(count):
             _mark(engine, e, wanted[e], mask[e], right[e])
@@ -146,7 +174,7 @@ def imitate(
             rows = order[first : first + size]
             loss = policy_loss(agent, shown.state[rows], shown.mask[rows], shown.right[rows])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), agent.options.gradient_clip)
             optimizer.step()
             total += loss.detach().cpu() * len(rows)
@@ -187,9 +215,7 @@ def keep_imitating(
     return loss
 
 
-def warm_start(
-    task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog
-) -> Demonstrations:
+def warm_start(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog) -> Demonstrations:
     """Demonstrations, imitation and DAgger; returns all demonstrations.
 
     Raises:
@@ -202,9 +228,7 @@ def warm_start(
     teacher = make_policy(plan.teacher, task.scenario, source=task.source, seed=config.seed)
     rng = np.random.default_rng([config.seed, 2])
     stream = task.stream(
-        config.changed(
-            seed=(config.seed + 1_000_003) % 2**32, hyperparameters={"num_envs": _ENVS}
-        )
+        config.changed(seed=(config.seed + 1_000_003) % 2**32, hyperparameters={"num_envs": _ENVS})
     )
     stream.reset()
     shown = demonstrate(teacher, stream, plan.days)
@@ -221,4 +245,3 @@ def warm_start(
         log.say(f"DAgger: {len(more)} further steps, cross-entropy {loss:.3f}")
     agent.target.load_state_dict(agent.online.state_dict())
     return shown
-

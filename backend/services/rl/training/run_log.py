@@ -44,7 +44,7 @@ class RunLog:
         if resumed_bytes is None and events.is_dir():
             for old in events.glob("events.out.tfevents.*"):
                 old.unlink()
-        self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(
             str(events), purge_step=None if resumed_bytes is None else step + 1
         )
         self._handler = logging.FileHandler(folder / "logs" / "training.log", encoding="utf-8")
@@ -67,7 +67,7 @@ class RunLog:
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
         """Write to TensorBoard alone (what depends on the clock)."""
         for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def hyperparameters(self, parameters: dict[str, Any], score: float) -> None:
         """TensorBoard's table of runs."""
@@ -75,11 +75,11 @@ class RunLog:
             k: v if isinstance(v, int | float | str | bool) else str(v)
             for k, v in parameters.items()
         }
-        self.writer.add_hparams(flat, {"best/score": score}, run_name=".")  # type: ignore[no-untyped-call]
+        self.writer.add_hparams(flat, {"best/score": score}, run_name=".")
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         """A figure, in TensorBoard."""
-        self.writer.add_figure(name, figure, step)  # type: ignore[no-untyped-call]
+        self.writer.add_figure(name, figure, step)
 
     def say(self, message: str) -> None:
         """A line of the log."""
@@ -87,7 +87,7 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close."""
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
         logger.removeHandler(self._handler)
         self._handler.close()
 
@@ -126,7 +126,9 @@ def learning_curve(folder: Path, title: str, baselines: dict[str, float] | None 
         axes.plot(steps, score, color="#1f5fbf", marker="o", markersize=3, label="validation days")
         best = int(np.nanargmax(score))
         axes.plot(steps[best], score[best], "*", color="#d9822b", markersize=12, label="best")
-    for style, (name, value) in zip(("--", ":", "-.", "--"), (baselines or {}).items(), strict=False):
+    for style, (name, value) in zip(
+        ("--", ":", "-.", "--"), (baselines or {}).items(), strict=False
+    ):
         axes.axhline(value, linestyle=style, color="#555555", linewidth=1.0, label=name)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("reward per day")

@@ -222,7 +222,9 @@ class GymnasiumStream:
         options: dict[str, Any] | None = None,
     ) -> None:
         try:
-            self._envs = [gymnasium.make(environment_id, **(options or {})) for _ in range(num_envs)]
+            self._envs = [
+                gymnasium.make(environment_id, **(options or {})) for _ in range(num_envs)
+            ]
         except (gymnasium.error.Error, ImportError, TypeError) as error:
             raise TrainingError(
                 f"environment {environment_id!r} cannot be made: {error}"
@@ -263,10 +265,10 @@ class GymnasiumStream:
 
     def _valid(self, e: int, info: dict[str, Any]) -> Bools:
         if "action_mask" in info:
-            return np.asarray(info["action_mask"]) != 0
+            return np.asarray(info["action_mask"]).astype(np.bool_)
         masks = getattr(self._envs[e].unwrapped, "action_masks", None)
         if callable(masks):
-            return np.asarray(masks()) != 0
+            return np.asarray(masks()).astype(np.bool_)
         return np.ones(self.num_actions, dtype=np.bool_)
 
     def step(self, actions: npt.NDArray[np.int64]) -> StreamStep:
@@ -285,10 +287,10 @@ class GymnasiumStream:
         next_state, next_mask = self._state.copy(), self._mask.copy()
         ended = terminated | truncated
         episodes = []
-        for e in np.flatnonzero(ended):
+        for e in np.flatnonzero(ended).tolist():
             episodes.append(Episode(float(self._total[e]), len(self._actions[e]), {}))
             self._episode[e] += 1
-            self._begin(int(e))
+            self._begin(e)
         return StreamStep(
             self._state.copy(),
             self._mask.copy(),

@@ -15,6 +15,7 @@ from services.rl.dqn_agent import DQNAgent
 from services.rl.errors import TrainingError
 from services.rl.policies.edge_matching import NETWORK, NETWORK_ONE_BY_ONE, play_edge_matching
 from services.rl.policies.pair_network import pair_weights
+from services.rl.policies.registry import make_policy
 from services.rl.q_networks import (
     PairArchitecture,
     PairFeatures,
@@ -64,6 +65,10 @@ class Task(Protocol):
 
     def evaluate(self, agent: DQNAgent, config: TrainingConfig) -> Score:
         """Judge the agent."""
+        ...
+
+    def baselines(self, config: TrainingConfig) -> dict[str, float]:
+        """Scores of other policies where the agent is judged, by name; for comparison."""
         ...
 
     def record(self, config: TrainingConfig) -> dict[str, Any]:
@@ -132,8 +137,9 @@ class DispatchTask:
         )
 
     def evaluate(self, agent: DQNAgent, config: TrainingConfig) -> Score:
-        """Play the validation days greedily: the flat network through its actions, the pair
-        network as the policy it will be used as.
+        """Play the validation days greedily.
+
+        The flat network acts step by step, the pair network as the policy it will be used as.
         """
         engine = self._validation_engine(config)
         if isinstance(agent.online, PairQNetwork):
@@ -186,6 +192,19 @@ class DispatchTask:
         else:
             self._judge.start(np.array(split_seeds(Split.VALIDATION, count)))
         return self._judge
+
+    def baselines(self, config: TrainingConfig) -> dict[str, float]:
+        """The compiled baselines on the same validation days."""
+        names = ["nearest", "matching", "matching_linear"]
+        if self.scenario.rules.decide_once:
+            names = ["nearest", "matching_profit"]
+        scores = {}
+        for name in names:
+            engine = self._validation_engine(config)
+            policy: Any = make_policy(name, self.scenario, source=self.source)
+            policy.play(engine)
+            scores[name] = float(engine.world.totals.sum(axis=1).mean())
+        return scores
 
     def record(self, config: TrainingConfig) -> dict[str, Any]:
         """See `Task`."""
@@ -241,9 +260,7 @@ class GymnasiumTask:
         count = config.evaluation.n_eval_episodes
         judge = GymnasiumStream(self.environment_id, count, seed=config.seed + 2**31)
         epsilon = (
-            0.0
-            if config.evaluation.deterministic
-            else config.hyperparameters.exploration_final_eps
+            0.0 if config.evaluation.deterministic else config.hyperparameters.exploration_final_eps
         )
         totals = np.full(count, np.nan)
         state, mask = judge.reset()
@@ -254,6 +271,10 @@ class GymnasiumTask:
                     totals[e] = episode.total
             state, mask = step.state, step.mask
         return Score(float(totals.mean()), totals, {})
+
+    def baselines(self, config: TrainingConfig) -> dict[str, float]:  # noqa: ARG002
+        """None are known."""
+        return {}
 
     def record(self, config: TrainingConfig) -> dict[str, Any]:  # noqa: ARG002 - as the protocol
         """See `Task`."""

@@ -38,6 +38,7 @@ from .checkpoints import (
     write_checkpoint,
 )
 from .config import TrainingConfig, config_json
+from .imitation import Demonstrations, keep_imitating
 from .run_log import RunLog, learning_curve
 from .task import DispatchTask, GymnasiumTask, Score, Task
 
@@ -292,7 +293,7 @@ class Trainer:
         progress.evaluations.append((steps, score.mean, score.per_episode.tolist()))
         log.metrics(steps, "eval", {"score": score.mean, **score.kpis})
         log.say(
-            f"step {steps}: score {score.mean:.2f} on {len(score.per_episode)} validation episodes, "
+            f"step {steps}: score {score.mean:.2f} on {len(score.per_episode)} validation days, "
             f"epsilon {self.agent.epsilon:.3f}, {progress.episodes} episodes"
         )
         self._save_evaluations()
@@ -318,19 +319,28 @@ class Trainer:
     # --- before and after ------------------------------------------------------------------------
 
     def _warm_up(self) -> None:
-        from .imitation import keep_imitating, warm_start
+        from .imitation import warm_start
 
-        plan = self.config.warm_start
-        if plan.teacher is not None:
+        if self.config.warm_start.teacher is not None:
             assert self._log is not None
             shown = warm_start(self.task, self.agent, self.config, self._log)
-            if plan.keep_weight > 0:
-                self._keep = keep_imitating(
-                    self.agent, shown, plan.keep_weight, self.config.hyperparameters.batch_size // 2
-                )
+            if self.config.warm_start.keep_weight > 0:
+                shown.save(self._demonstrations)
+            self._keep_imitating(shown)
         self.progress.warmed = True
-        if self.config.evaluation.eval_freq <= self.config.total_timesteps:
-            self._judge()
+        self._judge()
+        if self.config.warm_start.teacher is not None:
+            self._save_rotating()
+
+    @property
+    def _demonstrations(self) -> Path:
+        return self.folder / "demonstrations.npz"
+
+    def _keep_imitating(self, shown: Demonstrations) -> None:
+        weight = self.config.warm_start.keep_weight
+        if weight > 0:
+            size = self.config.hyperparameters.batch_size // 2
+            self._keep = keep_imitating(self.agent, shown, weight, max(1, size))
 
     def _polish(self) -> None:
         from .polish import polish
@@ -358,7 +368,11 @@ class Trainer:
         write_checkpoint(self.folder / "dqn_model_final", manifest, model, lambda _: None)
         if self.config.checkpoints.save_replay_buffer:
             self._save_final_buffer()
-        figure = learning_curve(self.folder, f"{self.config.experiment_name}: {self.task.name}")
+        figure = learning_curve(
+            self.folder,
+            f"{self.config.experiment_name}: {self.task.name}",
+            self.task.baselines(self.config),
+        )
         log.figure("learning_curve", figure, self.agent.steps)
         log.hyperparameters(
             config_json(self.config)["hyperparameters"], self.progress.best or float("nan")
@@ -468,6 +482,9 @@ class Trainer:
             self.folder, self.config.experiment_name, int(state["metrics_bytes"]), agent.steps
         )
         self._resumed = True
+        plan = self.config.warm_start
+        if plan.teacher is not None and plan.keep_weight > 0:
+            self._keep_imitating(Demonstrations.load(self._demonstrations))
         self._log.say(f"resumed from {folder.name}")
 
     def _check_same(self, folder: Path, manifest: ModelManifest, state: dict[str, Any]) -> None:
@@ -571,9 +588,7 @@ def _agent(config: TrainingConfig, network: Any, state_dim: int, num_actions: in
     )
 
 
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
