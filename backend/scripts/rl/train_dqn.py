@@ -27,6 +27,7 @@ train_dqn.py --mode sanity --scenario geneva
 train_dqn.py --mode quick --scenario geneva --name first
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1 --resume
+train_dqn.py --mode production --scenario geneva --network flat --name flat
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
 FAILED_CHECK = 1
@@ -49,6 +50,10 @@ def build_parser() -> Parser:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the mode's")
     parser.add_argument("--seed", type=seed_number, help="default 0")
     parser.add_argument("--config", type=Path, help="JSON or YAML of fields to change")
+    parser.add_argument(
+        "--network", choices=("pair", "flat"),
+        help="pair (default): any fleet; flat: the roadmap's 512-256-128, one fleet size",
+    )  # fmt: skip
     parser.add_argument("--teacher", help="policy to learn from first; 'none': from nothing")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--checkpoint", type=Path, help="go on from this checkpoint")
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     # Torch takes a second to load: not for --help or a mistyped option.
-    from services.rl.training.config import load_config, mode_config
+    from services.rl.training.config import flat_fields, load_config, mode_config
     from services.rl.training.sanity import run_sanity_checks
     from services.rl.training.task import DispatchTask, GymnasiumTask, Task
     from services.rl.training.trainer import Trainer
@@ -70,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = mode_config(arguments.mode)
     if arguments.env is not None:
         config = config.changed(**foreign_defaults())
+    elif arguments.network == "flat":
+        config = config.changed(**flat_fields())
     if arguments.config is not None:
         config = load_config(arguments.config, config)
     config = config.changed(**_overrides(arguments, config.experiment_name))

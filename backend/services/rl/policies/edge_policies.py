@@ -59,6 +59,11 @@ class EdgePolicy:
         self._source = source
         self._host: HostWorld | None = None
 
+    @property
+    def linear_weights(self) -> FloatArray | None:
+        """Weights on edges where the policy is linear, ``(NUM_EDGE,)``; else None."""
+        return self._weights if self._kind == LINEAR else None
+
     def decide(
         self,
         state: DispatchState,

@@ -15,6 +15,8 @@ from services.rl.errors import TrainingError
 
 Mode = Literal["sanity", "quick", "production", "gpu"]
 MODES: tuple[Mode, ...] = ("sanity", "quick", "production", "gpu")
+TEACHER = "matching_linear"
+"""Of the modes' warm start: the best policy that decides in microseconds."""
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -62,7 +64,7 @@ class DQNHyperparameters(_Strict):
         edge_features: False hides the pair features from the network (ablation).
     """
 
-    learning_rate: float = Field(default=5e-4, gt=0, le=1)
+    learning_rate: float = Field(default=3e-4, gt=0, le=1)
     buffer_size: Positive = 100_000
     learning_starts: int = Field(default=5_000, ge=0)
     batch_size: Positive = 256
@@ -72,12 +74,12 @@ class DQNHyperparameters(_Strict):
     gradient_steps: Positive = 1
     target_update_interval: Positive = 1
     exploration_fraction: Share = 0.3
-    exploration_initial_eps: Share = 0.2
-    exploration_final_eps: Share = 0.02
+    exploration_initial_eps: Share = 0.02
+    exploration_final_eps: Share = 0.01
     exploration: Literal["epsilon", "noise"] = "epsilon"
-    noise_scale: float = Field(default=5.0, gt=0)
+    noise_scale: float = Field(default=2.0, gt=0)
     num_envs: Positive = 32
-    n_step: Positive = 3
+    n_step: Positive = 5
     double: bool = True
     dueling: bool = False
     prioritised: bool = False
@@ -89,7 +91,7 @@ class DQNHyperparameters(_Strict):
     network: Literal["pair", "flat"] = "pair"
     hidden: tuple[Positive, ...] = (512, 256, 128)
     pair_hidden: Positive = 64
-    hold_back_min: float = Field(default=30.0, gt=0)
+    hold_back_min: float = Field(default=60.0, gt=0)
     edge_features: bool = True
 
     @model_validator(mode="after")
@@ -133,11 +135,11 @@ class WarmStart(_Strict):
     """
 
     teacher: str | None = None
-    days: Positive = 100
+    days: Positive = 200
     epochs: Positive = 4
     dagger_days: int = Field(default=0, ge=0)
-    value_updates: int = Field(default=1_500, ge=0)
-    keep_weight: float = Field(default=1.0, ge=0)
+    value_updates: int = Field(default=800, ge=0)
+    keep_weight: float = Field(default=0.3, ge=0)
 
 
 class Polish(_Strict):
@@ -185,7 +187,7 @@ class EvaluationStrategy(_Strict):
         patience: Evaluations without a new best after which training stops; 0: never.
     """
 
-    eval_freq: Positive = 1_000
+    eval_freq: Positive = 500
     n_eval_episodes: Positive = 64
     deterministic: bool = True
     policy: Literal["dqn_matching", "dqn"] = "dqn_matching"
@@ -229,7 +231,7 @@ class TrainingConfig(_Strict):
 
     experiment_name: str = Field(default="dqn", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     seed: int = Field(default=0, ge=0, lt=2**32)
-    total_timesteps: Positive = 300_000
+    total_timesteps: Positive = 96_000
     device: Literal["cpu", "cuda"] = "cpu"
     num_threads: Positive = 1
     hyperparameters: DQNHyperparameters = DQNHyperparameters()
@@ -258,6 +260,7 @@ def sanity_check_config() -> TrainingConfig:
         hyperparameters={
             "num_envs": 1, "learning_starts": 20, "batch_size": 16, "buffer_size": 1000,
         },
+        warm_start={"teacher": TEACHER, "days": 1, "epochs": 1, "value_updates": 10},
         checkpoints={"save_freq": 50, "min_interval_s": 0.0},
         evaluation={"eval_freq": 50, "n_eval_episodes": 4},
     )  # fmt: skip
@@ -266,15 +269,16 @@ def sanity_check_config() -> TrainingConfig:
 def quick_config() -> TrainingConfig:
     """Learning becomes visible within about three minutes."""
     return TrainingConfig().changed(
-        total_timesteps=120_000,
+        total_timesteps=48_000,
+        warm_start={"teacher": TEACHER, "days": 100, "value_updates": 400},
         checkpoints={"save_freq": 500},
-        evaluation={"eval_freq": 500},
+        evaluation={"eval_freq": 250},
     )
 
 
 def production_config() -> TrainingConfig:
     """At most fifteen minutes on two cores."""
-    return TrainingConfig()
+    return TrainingConfig().changed(warm_start={"teacher": TEACHER})
 
 
 def gpu_config() -> TrainingConfig:
@@ -283,6 +287,7 @@ def gpu_config() -> TrainingConfig:
         device="cuda",
         total_timesteps=2_000_000,
         hyperparameters={"num_envs": 128, "batch_size": 2048, "pair_hidden": 128},
+        warm_start={"teacher": TEACHER, "days": 1_000},
         checkpoints={"save_freq": 2_000},
     )
 
@@ -325,6 +330,21 @@ def load_config(path: Path, base: TrainingConfig) -> TrainingConfig:
     if not isinstance(raw, dict):
         raise TrainingError(f"--config {path} must hold a mapping of fields")
     return _parsed(_merged(base.model_dump(mode="python"), raw), f"--config {path}")
+
+
+def flat_fields() -> dict[str, Any]:
+    """What the flat network needs otherwise: nobody can teach it, so it explores and starts at 0."""
+    return {
+        "total_timesteps": 400_000,
+        "hyperparameters": {
+            "network": "flat",
+            "exploration_initial_eps": 1.0,
+            "exploration_final_eps": 0.05,
+        },
+        "warm_start": {"teacher": None},
+        "polish": {"generations": 0},
+        "evaluation": {"policy": "dqn"},
+    }
 
 
 def config_json(config: TrainingConfig) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Any policy can teach (`policies.base.Policy`): it is asked at every epoch of tra
 commitments become actions of the environment. The network learns to rank them above waiting by
 cross-entropy, with every commitment still outstanding equally right: their order means nothing.
 With ``dagger_days`` the learner then acts itself while the teacher says what it would have done
-(DAgger, Ross et al. 2011): the network learns to come back from its own states.
+(DAgger, Ross et al. 2011): the network learns to come back from its own states. A linear matcher
+needs no imitation: it is a special case of the network, which takes its weights over.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from services.rl.policies.base import Policy
 from services.rl.policies.registry import make_policy
 from services.rl.q_networks import FLOOR, PairQNetwork
 from services.rl.simulation.engine import Engine
+from services.rl.simulation.types import FloatArray
 
 from .config import TrainingConfig
 from .run_log import RunLog
@@ -30,6 +32,7 @@ from .streams import EngineStream
 from .task import DispatchTask, Task
 
 _ENVS = 16
+_SCALE_STATES = 4_096
 
 
 @dataclass
@@ -182,6 +185,31 @@ def imitate(
     return mean
 
 
+def take_over(agent: DQNAgent, weights: FloatArray, shown: Demonstrations) -> float:
+    """Make the network equal a linear matcher, exactly; returns the cross-entropy.
+
+    The matcher's weights become the network's linear part, in the scale (a matcher has none) that
+    makes the demonstrations most likely; the hidden part begins with no say.
+    """
+    network = agent.online
+    assert isinstance(network, PairQNetwork)
+    rows = np.linspace(0, len(shown) - 1, min(len(shown), _SCALE_STATES)).astype(np.int64)
+    with torch.no_grad():
+        for last in (network.pair_score, network.wait_score):
+            last.weight.zero_()
+            last.bias.zero_()
+        unit = torch.from_numpy(weights.astype(np.float32))[None] * agent.options.reward_scale
+
+        def loss(scale: float) -> float:
+            network.edge_score.weight.copy_(unit * scale)
+            part = (shown.state[rows], shown.mask[rows], shown.right[rows])
+            return float(policy_loss(agent, *part))
+
+        scales = np.geomspace(0.05, 20.0, 25)
+        losses = [loss(float(scale)) for scale in scales]
+        return loss(float(scales[int(np.argmin(losses))]))
+
+
 def policy_loss(
     agent: DQNAgent,
     state: npt.NDArray[np.float32],
@@ -232,7 +260,11 @@ def warm_start(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog)
     )
     stream.reset()
     shown = demonstrate(teacher, stream, plan.days)
-    loss = imitate(agent, shown, plan.epochs, rng)
+    linear = getattr(teacher, "linear_weights", None)
+    if linear is not None and agent.online.shape.edges:
+        loss = take_over(agent, linear, shown)
+    else:
+        loss = imitate(agent, shown, plan.epochs, rng)
     log.say(f"warm start: {len(shown)} steps of {plan.teacher}, cross-entropy {loss:.3f}")
     if plan.dagger_days:
         more = demonstrate(teacher, stream, plan.dagger_days, learner=agent)
