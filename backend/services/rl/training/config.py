@@ -333,7 +333,7 @@ def load_config(path: Path, base: TrainingConfig) -> TrainingConfig:
 
 
 def flat_fields() -> dict[str, Any]:
-    """What the flat network needs otherwise: nobody can teach it, so it explores and starts at 0."""
+    """What the flat network needs otherwise: nobody can teach it, so it explores from nothing."""
     return {
         "total_timesteps": 400_000,
         "hyperparameters": {
