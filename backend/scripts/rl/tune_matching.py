@@ -1,4 +1,4 @@
-"""Tune the weights of the policy `matching` or `matching_linear` on a scenario's training days (CMA-ES)."""
+"""Tune `matching` or `matching_linear` on a scenario's training days (CMA-ES)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -16,11 +16,10 @@ from cmaes import CMA
 
 from services.rl.errors import PolicyError
 from services.rl.simulation.days import DaySource
+from services.rl.simulation.edges import EDGE
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import Day, FloatArray
-
-from services.rl.simulation.edges import EDGE
 
 from . import kernels
 from .edge_matching import LINEAR, play_edge_matching

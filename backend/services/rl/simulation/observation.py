@@ -2,10 +2,10 @@
 
 ``full`` holds context, driver, booking and pair rows; ``rows`` the same without pairs, but with
 what is needed to compute them again (`edges`): what the pair network's replay stores; ``compact``
-is the roadmap's vector of ``4 N + 4 M + 2`` numbers. All show the M open bookings of earliest latest-departure (from the
-base); the hidden ones are counted in the context. Every number is scaled to order one and
-clipped to ±10. `ObservationLayout` names each slice and carries a version: a model trained on one
-layout refuses another.
+is the roadmap's vector of ``4 N + 4 M + 2`` numbers. All show the M open bookings of earliest
+latest-departure (from the base); the hidden ones are counted in the context. Every number is
+scaled to order one and clipped to ±10. `ObservationLayout` names each slice and carries a version:
+a model trained on one layout refuses another.
 """
 
 from dataclasses import dataclass
