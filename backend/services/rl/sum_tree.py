@@ -34,6 +34,8 @@ class SumTree:
         Raises:
             UsageError: If a priority is negative or not finite.
         """
+        if index.size == 0:
+            return
         if not (np.isfinite(priority).all() and (priority >= 0).all()):
             raise UsageError("a priority must be finite and not negative")
         node = index + self._leaves
