@@ -138,7 +138,7 @@ class WarmStart(_Strict):
     days: Positive = 200
     epochs: Positive = 4
     dagger_days: int = Field(default=0, ge=0)
-    value_updates: int = Field(default=800, ge=0)
+    value_updates: int = Field(default=500, ge=0)
     keep_weight: float = Field(default=0.3, ge=0)
 
 
@@ -187,7 +187,7 @@ class EvaluationStrategy(_Strict):
         patience: Evaluations without a new best after which training stops; 0: never.
     """
 
-    eval_freq: Positive = 500
+    eval_freq: Positive = 250
     n_eval_episodes: Positive = 64
     deterministic: bool = True
     policy: Literal["dqn_matching", "dqn"] = "dqn_matching"
@@ -231,7 +231,7 @@ class TrainingConfig(_Strict):
 
     experiment_name: str = Field(default="dqn", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     seed: int = Field(default=0, ge=0, lt=2**32)
-    total_timesteps: Positive = 96_000
+    total_timesteps: Positive = 64_000
     device: Literal["cpu", "cuda"] = "cpu"
     num_threads: Positive = 1
     hyperparameters: DQNHyperparameters = DQNHyperparameters()
