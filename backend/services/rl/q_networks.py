@@ -117,7 +117,9 @@ class QNetwork(QFunction):
         q: Tensor = self.head(features)
         if self.value is not None:
             valid = torch.ones_like(q) if mask is None else mask.to(q.dtype)
-            mean = (q * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
+            # A final state may have no valid action: its value must still be a number.
+            count = valid.sum(1, keepdim=True).clamp(min=1.0)
+            mean = (q * valid).sum(1, keepdim=True) / count
             q = self.value(features) + q - mean
         return q
 
@@ -182,7 +184,16 @@ class PairFeatures:
         hold_back_min: float,
         keep: npt.NDArray[np.int64] | None,
     ) -> tuple[Observations, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Edges ``(P, NUM_EDGE)`` and, for each, its state, driver and booking ``(P,)``."""
+        """Edges ``(P, NUM_EDGE)`` and, for each, its state, driver and booking ``(P,)``.
+
+        Raises:
+            PolicyError: If rows or masks do not have the layout's sizes.
+        """
+        if rows.shape[1:] != (layout.size,) or masks.shape != (len(rows), layout.num_actions):
+            raise PolicyError(  # compiled code would read beyond them
+                f"rows of shape {rows.shape} and masks of shape {masks.shape} do not fit "
+                f"{layout.num_drivers} drivers and {layout.max_bookings} bookings"
+            )
         room = int(masks.sum()) + 1
         edges = np.empty((room, NUM_EDGE), dtype=np.float32)
         driver = np.empty(room, dtype=np.int64)
@@ -291,6 +302,8 @@ class PairQNetwork(QFunction):
         self.value_driver = nn.Linear(pool, 1, bias=False)
         self.value_booking = nn.Linear(pool, 1, bias=False)
         nn.init.zeros_(self.edge_score.weight)
+        if not shape.edges:  # the compiled forward pass adds them in any case
+            nn.init.zeros_(self.pair_edge.weight)
         for last in (self.pair_score, self.wait_score, self.value_score):
             nn.init.uniform_(last.weight, -1e-2, 1e-2)  # begin near zero: no bias between actions
             nn.init.zeros_(last.bias)

@@ -8,7 +8,8 @@ never calls gets no Python wrapper, which would be compiled in vain: calling a `
 
 Numba's cache notices only changes of the file a function stands in, not of what is compiled into
 it: after an edit of ``kernels.py`` (or a ``git pull``) the step function would go on playing by
-the old rules. So the stamp of every cached function covers all files of `COMPILED_FROM`.
+the old rules. So the stamp of every cached function covers all files of `COMPILED_FROM`, and that
+of a function outside this room also its own room's files of `POLICIES_COMPILED_FROM`.
 """
 
 import hashlib
@@ -44,6 +45,9 @@ COMPILED_FROM = (
 )
 """Modules of this room whose code or constants end up in machine code."""
 
+POLICIES_COMPILED_FROM = ("edge_matching", "kernels", "pair_network")
+"""Modules of the policies' room whose compiled functions are compiled into each other."""
+
 _COMMON = {"cache": True, "nogil": True, "error_model": "numpy"}
 _INTERNAL = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
@@ -57,10 +61,21 @@ def sources_sha256(folder: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()
 
 
+@cache
+def policies_sha256(folder: Path = Path(__file__).parents[1] / "policies") -> str:
+    """Hash of the files of `POLICIES_COMPILED_FROM`."""
+    digest = hashlib.sha256()
+    for name in POLICIES_COMPILED_FROM:
+        digest.update((folder / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
 def _compiled(function: F, **options: Any) -> F:
     dispatcher = njit(function, **_COMMON, **options)
     cached = dispatcher._cache._cache_file
-    cached._source_stamp = (cached._source_stamp, sources_sha256())
+    stamp = (cached._source_stamp, sources_sha256())
+    outside = Path(function.__code__.co_filename).parent != Path(__file__).parent
+    cached._source_stamp = (*stamp, policies_sha256()) if outside else stamp
     return dispatcher  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ sees other numbers than the policy does. Besides what concerns the pair alone, e
 matcher on single pairs cannot know: how much better another driver would be, what else the driver
 could do, and which bookings start near where this one ends.
 
-Everything is in the order of one and clipped to ±10.
+Everything is in the order of one and clipped to ±10 (the regret to ±3).
 """
 
 from typing import Any, Final
@@ -171,6 +171,7 @@ def pair_edges(
             pickup = now + out[7] * 30.0
             better = work[_SECOND, b] if pickup <= work[_BEST, b] else work[_BEST, b]
             out[12] = np.float32(min(3.0, max(-3.0, (better - pickup) / 10.0)))
+            out[7] = _clip(out[7])
             out[13] = _clip(out[1] - work[_BEST_TRAVEL, b])
             out[14] = _clip(out[1] - nearest)
             out[15] = np.float32(np.log1p(work[_COUNT, b]))

@@ -31,7 +31,7 @@ def same_at_every_action(engine, host, day, seed, wait_share=0.4):
     return seen
 
 
-@pytest.mark.parametrize("kind", ["full", "compact"])
+@pytest.mark.parametrize("kind", ["full", "rows", "compact"])
 @pytest.mark.parametrize(
     "make", [lambda: load_scenario("geneva"), small_with_shift_ends, disturbed]
 )
@@ -46,7 +46,7 @@ def test_a_state_encodes_as_the_environment_shows_it(make, kind):
         assert seen["hidden"] > 0
 
 
-@pytest.mark.parametrize("kind", ["full", "compact"])
+@pytest.mark.parametrize("kind", ["full", "rows", "compact"])
 def test_a_state_of_zones_encodes_as_the_environment_shows_it(tmp_path, kind):
     scenario, source, days = manhattan(tmp_path)
     engine = Engine(scenario, days=days, source=source, observation=kind, max_bookings=3)
