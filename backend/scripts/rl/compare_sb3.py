@@ -46,6 +46,11 @@ LEARNER = (
 )  # fmt: skip
 """Files on which our results depend: with another content they are computed anew."""
 
+_CODE = [
+    hashlib.sha256((Path(paths.__file__).parent / name).read_bytes()).hexdigest()
+    for name in LEARNER
+]  # as this process imports them: an edit during a long run must not pass as its code
+
 logger = logging.getLogger(__name__)
 
 States = npt.NDArray[np.float32]
@@ -80,7 +85,7 @@ class Problem:
     exploration_fraction: float
     exploration_final_eps: float
     net_arch: tuple[int, ...] = (256, 256)
-    eval_freq: int = 2_500
+    eval_freq: int = 5_000
     eval_episodes: int = 20
     required: float | None = None
 
@@ -108,7 +113,7 @@ PROBLEMS = {
             "Acrobot-v1", timesteps=100_000, learning_rate=6.3e-4, batch_size=128,
             buffer_size=50_000, learning_starts=0, gamma=0.99, target_update_interval=250,
             train_freq=4, gradient_steps=4, exploration_fraction=0.12,
-            exploration_final_eps=0.1, eval_freq=5_000,
+            exploration_final_eps=0.1,
         ),
     )
 }  # fmt: skip
@@ -267,9 +272,7 @@ def result_of(implementation: str, problem: Problem, seed: int, episodes: int) -
 def _key(implementation: str, problem: Problem, seed: int, episodes: int) -> str:
     part: Any
     if implementation == "ours":
-        room = Path(paths.__file__).parent
-        contents = [hashlib.sha256((room / name).read_bytes()).hexdigest() for name in LEARNER]
-        part = [contents, our_config(problem, seed).model_dump_json()]
+        part = [_CODE, our_config(problem, seed).model_dump_json()]
     else:
         part = version("stable-baselines3")
     libraries = [version(name) for name in ("torch", "gymnasium")]
