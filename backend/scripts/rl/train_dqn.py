@@ -151,7 +151,7 @@ def foreign_defaults() -> dict[str, Any]:
             "gamma": 0.99,
             "train_freq": 256,
             "gradient_steps": 128,
-            "target_update_interval": 10,
+            "target_update_interval": 128,  # updates; the Zoo's 10 steps come to a round of them
             "tau": 1.0,
             "n_step": 1,
             "exploration_fraction": 0.16,

@@ -63,7 +63,6 @@ class DQNAgent:
         steps: Environment steps so far; the exploration schedule hangs on it.
         updates: Gradient steps so far.
         also_minimise: A further loss, added to every update (imitation beside learning).
-        diagnostics: Of the last gradient step, tensors: reading one waits for the device.
     """
 
     def __init__(
@@ -102,7 +101,10 @@ class DQNAgent:
         self.random = np.random.default_rng([seed, 1])
         self.steps = 0
         self.updates = 0
-        self.diagnostics: dict[str, Tensor] = {}
+        # Walking a module tree for its parameters costs as much as a small layer.
+        self._fast = list(self.online.parameters())
+        self._slow = list(self.target.parameters())
+        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.also_minimise: Callable[[], Tensor] | None = None
 
     # --- acting ----------------------------------------------------------------------------------
@@ -198,6 +200,21 @@ class DQNAgent:
             state, action, next_state, reward, done, mask=mask, next_mask=next_mask, dt=dt
         )
 
+    @property
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Numbers of the last gradient step, as tensors: reading one waits for the device."""
+        if self._last is None:
+            return {}
+        loss, q, errors, norm = self._last
+        scale = self.options.reward_scale
+        return {
+            "loss": loss,
+            "q_mean": q.mean() / scale,
+            "q_max": q.max() / scale,
+            "td_error": errors.abs().mean() / scale,
+            "gradient_norm": norm,
+        }
+
     def train_step(self) -> dict[str, Tensor]:
         """Sample a batch and learn from it; returns `diagnostics`."""
         batch = self.buffer.sample(self.options.batch_size, beta=self.options.priority_beta)
@@ -219,22 +236,32 @@ class DQNAgent:
         # Huber, the importance weight outside: it must reach the loss in both branches.
         loss = (weight * torch.nn.functional.smooth_l1_loss(q, target, reduction="none")).mean()
         total = loss if self.also_minimise is None else loss + self.also_minimise()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._fast:
+            parameter.grad = None
         total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), o.gradient_clip)
+        norm = self._clip_gradient()
         self.optimizer.step()
         self.updates += 1
         if self.updates % o.target_update_interval == 0:
             self.update_target_network()
         errors = error.detach()
-        self.diagnostics = {
-            "loss": loss.detach(),
-            "q_mean": q.detach().mean() / o.reward_scale,
-            "q_max": q.detach().max() / o.reward_scale,
-            "td_error": errors.abs().mean() / o.reward_scale,
-            "gradient_norm": norm.detach(),
-        }
+        self._last = loss.detach(), q.detach(), errors, norm
         return errors
+
+    def _clip_gradient(self) -> Tensor:
+        """Bring the gradient's norm down to the limit; the norm before."""
+        limit = self.options.gradient_clip
+        if self.device.type != "cpu":  # where looking at the norm would wait for the device
+            whole: Tensor = torch.nn.utils.clip_grad_norm_(self._fast, limit)
+            return whole.detach()
+        gradients = [p.grad for p in self._fast if p.grad is not None]
+        norm: Tensor = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+        )
+        if not norm <= limit:  # NaN passes on, to be found in the loss
+            for gradient in gradients:
+                gradient.mul_(limit / (norm + 1e-6))
+        return norm
 
     def targets(self, batch: Batch) -> Tensor:
         """What Q of the taken actions should be, ``(B,)``, in scaled units."""
@@ -257,5 +284,5 @@ class DQNAgent:
     def update_target_network(self) -> None:
         """Move the target network towards the online one by ``tau`` (1: copy)."""
         with torch.no_grad():
-            for slow, fast in zip(self.target.parameters(), self.online.parameters(), strict=True):
+            for slow, fast in zip(self._slow, self._fast, strict=True):
                 slow.lerp_(fast, self.options.tau)

@@ -105,7 +105,7 @@ class QNetwork(QFunction):
         layers: list[nn.Module] = []
         width = state_dim
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU()]
+            layers += [nn.Linear(width, size), nn.ReLU(inplace=True)]
             width = size
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, action_dim)
@@ -130,10 +130,8 @@ class QNetwork(QFunction):
         actions: npt.NDArray[np.int64] | None = None,  # noqa: ARG002 - every action has a value
     ) -> tuple[Tensor, Tensor]:
         """See `QFunction.prepare`."""
-        return (
-            torch.from_numpy(observations).to(self.device),
-            torch.from_numpy(masks).to(self.device),
-        )
+        device = self.head.weight.device
+        return torch.from_numpy(observations).to(device), torch.from_numpy(masks).to(device)
 
     def considered(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
         """See `QFunction.considered`."""
@@ -142,13 +140,17 @@ class QNetwork(QFunction):
     def values(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
         """See `QFunction.values`."""
         states, mask = prepared
-        q: Tensor = self(states, mask)
-        return q.masked_fill(~mask, FLOOR)
+        return torch.where(mask, self(states, mask), FLOOR)
 
     def values_of(self, prepared: tuple[Tensor, Tensor], actions: Tensor) -> Tensor:
         """See `QFunction.values_of`."""
-        q: Tensor = self(*prepared).gather(1, actions[:, None])[:, 0]
-        return q
+        if self.value is not None:
+            q: Tensor = self(*prepared).gather(1, actions[:, None])[:, 0]
+            return q
+        # Each state meets the one row of the head that is asked for, not all of them.
+        rows = nn.functional.embedding(actions, self.head.weight)
+        chosen: Tensor = (self.body(prepared[0]) * rows).sum(1) + self.head.bias[actions]
+        return chosen
 
     def architecture(self) -> dict[str, Any]:
         """See `QFunction.architecture`."""
