@@ -91,7 +91,7 @@ def _rows(rewards: dict[str, Any], latency: dict[str, list[float]]) -> list[dict
             if name == reference:
                 continue
             difference = estimate(per_day - rewards[reference])
-            worst = min(seeds, key=lambda s: float(np.mean(seeds[s] - rewards[reference])))  # noqa: B023
+            worst = min(seeds, key=lambda s: float(np.mean(seeds[s] - rewards[reference])))
             lowest = estimate(seeds[worst] - rewards[reference])
             row[reference] = {
                 "mean": difference.mean,
