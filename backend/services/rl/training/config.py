@@ -64,7 +64,7 @@ class DQNHyperparameters(_Strict):
         edge_features: False hides the pair features from the network (ablation).
     """
 
-    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
     buffer_size: Positive = 100_000
     learning_starts: int = Field(default=5_000, ge=0)
     batch_size: Positive = 256
@@ -139,7 +139,7 @@ class WarmStart(_Strict):
     epochs: Positive = 4
     dagger_days: int = Field(default=0, ge=0)
     value_updates: int = Field(default=500, ge=0)
-    keep_weight: float = Field(default=0.3, ge=0)
+    keep_weight: float = Field(default=1.0, ge=0)
 
 
 class Polish(_Strict):
