@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from services.rl.training.config import flat_fields, load_config, mode_config
     from services.rl.training.sanity import run_sanity_checks
     from services.rl.training.task import DispatchTask, GymnasiumTask, Task
-    from services.rl.training.trainer import Trainer
+    from services.rl.training.trainer import Trainer, require_device
 
     config = mode_config(arguments.mode)
     if arguments.env is not None:
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.config is not None:
         config = load_config(arguments.config, config)
     config = config.changed(**_overrides(arguments, config.experiment_name))
+    require_device(config.device)  # a missing GPU is a wrong option, not a failed check
     task: Task
     if arguments.env is not None:
         task = GymnasiumTask(arguments.env)
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RuntimeError as error:
             print(f"sanity check failed: {error}", file=sys.stderr)
             return FAILED_CHECK
-    bar = _bar(arguments, config.total_timesteps)
+    bar = _bar(arguments, config.total_timesteps, arguments.episodes)
     trainer = Trainer(
         task,
         config,
@@ -197,12 +198,14 @@ def _policies(config: Any) -> str:
 
 
 class _Bar:
-    """Progress in the terminal: steps/s, time left, best score."""
+    """Progress in the terminal: steps/s (or episodes/s), time left, best score."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, timesteps: int, episodes: int | None) -> None:
         from tqdm import tqdm
 
-        self._bar: Any = tqdm(total=total, unit="step", unit_scale=True, leave=False)
+        self._by_episode = episodes is not None
+        unit = "episode" if self._by_episode else "step"
+        self._bar: Any = tqdm(total=episodes or timesteps, unit=unit, unit_scale=True, leave=False)
 
     def __call__(self, steps: int, numbers: dict[str, Any]) -> None:
         """Move to ``steps``."""
@@ -210,17 +213,17 @@ class _Bar:
         self._bar.set_postfix(
             best="-" if best is None else f"{best:.1f}", eps=f"{numbers['eps']:.2f}", refresh=False
         )
-        self._bar.update(steps - self._bar.n)
+        self._bar.update((numbers["episodes"] if self._by_episode else steps) - self._bar.n)
 
     def close(self) -> None:
         """Remove the bar."""
         self._bar.close()
 
 
-def _bar(arguments: argparse.Namespace, total: int) -> _Bar | None:
+def _bar(arguments: argparse.Namespace, timesteps: int, episodes: int | None) -> _Bar | None:
     if arguments.quiet or not sys.stderr.isatty():
         return None
-    return _Bar(total)
+    return _Bar(timesteps, episodes)
 
 
 def _say(arguments: argparse.Namespace, text: str) -> None:

@@ -150,8 +150,12 @@ def pair_policy(
             f"writes {(LAYOUT_VERSION, EDGES_VERSION)}; train again"
         )
     arrays = read_arrays(folder)
-    network = pair_weights(arrays, scale=1.0 / manifest.reward_scale)
-    if network.pair_hidden.shape != (shape["hidden"], shape["hidden"]):
+    try:
+        network = pair_weights(arrays, scale=1.0 / manifest.reward_scale)
+        whole = network.pair_hidden.shape == (shape["hidden"], shape["hidden"])
+    except KeyError:  # such as a saved buffer, which has no network
+        whole = False
+    if not whole:
         raise PolicyError(f"{folder}: the parameters are not of the network the manifest names")
     trained_on = manifest.environment.get("scenario", "?")
     note = f"{folder.parent.parent.name or folder.name}, trained on {trained_on}"

@@ -84,7 +84,12 @@ class FlatPolicy:
                 f"scenario {scenario.name!r} has {drivers}; a pair network serves any fleet"
             )
         arrays = read_arrays(folder)
-        self._forward = FlatForward(arrays, dueling=bool(manifest.network.get("dueling")))
+        try:
+            self._forward = FlatForward(arrays, dueling=bool(manifest.network.get("dueling")))
+        except KeyError as error:
+            raise PolicyError(
+                f"{folder}: the parameters are not of the network the manifest names"
+            ) from error
         self._scenario, self._source = scenario, source
         self._host: HostWorld | None = None
         # Batches of days are played on engines of the standard layout; others one by one.

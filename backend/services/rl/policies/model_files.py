@@ -49,8 +49,13 @@ class ModelManifest:
         return replace(self, files=files)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        """Plain data, with the hash of all of it under ``sha256``."""
+        plain = asdict(self)
+        return {**plain, "sha256": _document_sha256(plain)}
+
+
+def _document_sha256(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -76,7 +81,7 @@ def read_manifest(folder: Path) -> ModelManifest:
     place = settled(folder)
     try:
         raw = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        manifest = ModelManifest(**raw)
+        manifest = _checked_manifest(raw)
     except FileNotFoundError as error:
         raise PolicyError(
             f"{folder} holds no model: there is no {MANIFEST} (expected a folder such as "
@@ -104,6 +109,22 @@ def read_manifest(folder: Path) -> ModelManifest:
             raise PolicyError(
                 f"{path} is not the file that was saved (its SHA-256 differs): truncated or altered"
             )
+    return manifest
+
+
+def _checked_manifest(raw: Any) -> ModelManifest:
+    if not isinstance(raw, dict):
+        raise ValueError("it is no JSON object")
+    fields = {name: value for name, value in raw.items() if name != "sha256"}
+    if "sha256" in raw and raw["sha256"] != _document_sha256(fields):
+        raise ValueError("it is not as it was saved (its SHA-256 differs)")
+    manifest = ModelManifest(**fields)
+    for name in ("network", "environment", "metrics", "files"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise ValueError(f"{name} is no JSON object")
+    scale = manifest.reward_scale
+    if not isinstance(scale, int | float) or not 0.0 < scale < float("inf"):
+        raise ValueError(f"reward_scale is {scale!r}")
     return manifest
 
 

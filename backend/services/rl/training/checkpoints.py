@@ -9,6 +9,7 @@ network, the optimiser, the replay buffer, the environments and every random sta
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -56,19 +57,25 @@ def write_checkpoint(
         document = manifest.with_files(files).to_json()
         _write_synced(hidden / MANIFEST, json.dumps(document, indent=2) + "\n")
         _swap(hidden, folder)
+        _sweep(folder.parent, folder.name)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(hidden, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        hint = "; free some space and --resume" if _is_full(error) else ""
-        raise TrainingError(f"checkpoint {folder} cannot be written: {reason}{hint}") from error
+        raise TrainingError(
+            f"checkpoint {folder} cannot be written: {disk_reason(error)}"
+        ) from error
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
 
 
-def _is_full(error: Exception) -> bool:
+def disk_reason(error: Exception) -> str:
+    """Why a file could not be written, and what to do about it where the disk is full."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left" in str(error)
+    # NumPy reports a short write without an error number, safetensors its own kind of error.
+    if full or "No space left" in reason or re.fullmatch(r"\d+ requested and \d+ written", reason):
+        return "no space left on the disk; free some and --resume"
+    return reason
 
 
 def _write_synced(path: Path, text: str) -> None:
@@ -131,16 +138,21 @@ class RotatingCheckpoints:
     ) -> Path:
         """Add a checkpoint, then drop the oldest beyond ``keep``."""
         target = self.folder / f"step_{step:010d}"
-        if target.exists():
-            return target  # the same step of the same run: the same state
         write_checkpoint(target, manifest, model, fill)
-        for old in self.all()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        self._sweep()
+        present = self.all()
+        # Later ones are of a run that was taken back to an earlier checkpoint.
+        later = [old for old in present if old.name > target.name]
+        for old in [*later, *present[: len(present) - len(later)][: -self.keep]]:
+            _discard(old)
+        _sweep(self.folder, "step_*")
         return target
 
     def all(self) -> list[Path]:
         """Complete checkpoints, the oldest first."""
+        for previous in self.folder.glob(".step_*.previous"):
+            target = self.folder / previous.name[1 : -len(".previous")]
+            if settled(target) == previous:  # killed while it was being replaced
+                previous.rename(target)
         return sorted(p for p in self.folder.glob("step_*") if (p / MANIFEST).is_file())
 
     def newest(self) -> Path | None:
@@ -150,12 +162,21 @@ class RotatingCheckpoints:
 
     def clear(self) -> None:
         """Forget the checkpoints of an earlier run of the same name."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            _discard(self.folder)
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left half-written."""
-        for stale in self.folder.glob(".*.partial"):
-            shutil.rmtree(stale, ignore_errors=True)
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint; killed in between, no half of it can be taken for a whole one."""
+    hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sweep(parent: Path, name: str) -> None:
+    """Remove what killed processes left half-written under a name."""
+    for stale in parent.glob(f".{name}.*.partial"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

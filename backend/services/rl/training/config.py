@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DQNHyperparameters(_Strict):
@@ -323,13 +323,23 @@ def load_config(path: Path, base: TrainingConfig) -> TrainingConfig:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no text"
         raise TrainingError(f"--config {path} cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise TrainingError(f"--config {path} is neither JSON nor YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TrainingError(
+            f"--config {path} is neither JSON nor YAML: {_yaml_problem(error)}"
+        ) from error
     if isinstance(raw, dict) and "config" in raw and "versions" in raw:
         raw = raw["config"]
     if not isinstance(raw, dict):
         raise TrainingError(f"--config {path} must hold a mapping of fields")
     return _parsed(_merged(base.model_dump(mode="python"), raw), f"--config {path}")
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, and in which line, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    where = "" if mark is None else f"line {mark.line + 1}: "
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return where + " ".join(str(problem).split())
 
 
 def flat_fields() -> dict[str, Any]:

@@ -243,21 +243,35 @@ def keep_imitating(
     return loss
 
 
+def teacher_of(task: Task, agent: DQNAgent, config: TrainingConfig) -> Policy:
+    """The configured teacher.
+
+    Raises:
+        TrainingError: If the task has no teachers, or the network cannot be taught.
+        PolicyError: If there is no such policy.
+    """
+    if not isinstance(task, DispatchTask) or not isinstance(agent.online, PairQNetwork):
+        raise TrainingError("warm_start.teacher: only the pair network on a scenario can be taught")
+    assert config.warm_start.teacher is not None
+    return make_policy(
+        config.warm_start.teacher, task.scenario, source=task.source, seed=config.seed
+    )
+
+
 def warm_start(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog) -> Demonstrations:
     """Demonstrations, imitation and DAgger; returns all demonstrations.
 
     Raises:
         TrainingError: If the task has no teachers, or the network cannot be taught.
     """
-    if not isinstance(task, DispatchTask) or not isinstance(agent.online, PairQNetwork):
-        raise TrainingError("warm_start.teacher: only the pair network on a scenario can be taught")
     plan = config.warm_start
-    assert plan.teacher is not None
-    teacher = make_policy(plan.teacher, task.scenario, source=task.source, seed=config.seed)
+    teacher = teacher_of(task, agent, config)
+    assert isinstance(agent.online, PairQNetwork)
     rng = np.random.default_rng([config.seed, 2])
     stream = task.stream(
         config.changed(seed=(config.seed + 1_000_003) % 2**32, hyperparameters={"num_envs": _ENVS})
     )
+    assert isinstance(stream, EngineStream)
     stream.reset()
     shown = demonstrate(teacher, stream, plan.days)
     linear = getattr(teacher, "linear_weights", None)

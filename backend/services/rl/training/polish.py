@@ -7,6 +7,7 @@ hidden features that imitation and reinforcement learning have found. The mean o
 distribution is kept, and judged on validation days like every other model.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +22,7 @@ from services.rl.q_networks import PairQNetwork
 from services.rl.simulation.edges import NUM_EDGE
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Split
-from services.rl.simulation.types import FloatArray
+from services.rl.simulation.types import FloatArray, IntArray
 
 from .config import TrainingConfig
 from .run_log import RunLog
@@ -31,8 +32,18 @@ _SEEDS = 900_000  # of the training range; its end is left to checks, as in `pol
 _THREADS = 2
 
 
-def polish(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog) -> None:
-    """Evolve the last layer, in place.
+def polish(
+    task: Task,
+    agent: DQNAgent,
+    config: TrainingConfig,
+    log: RunLog,
+    *,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Evolve the last layer, in place; False if interrupted, the network is as before then.
+
+    What evolution ends with is kept if it beats the network as it was on training days that the
+    search did not see.
 
     Raises:
         TrainingError: If the network has no such layer or the task no days.
@@ -49,7 +60,7 @@ def polish(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog) -> 
     kind = NETWORK if config.evaluation.policy == "dqn_matching" else NETWORK_ONE_BY_ONE
     hold_back = config.hyperparameters.hold_back_min
 
-    def play(engine: Engine, labels: FloatArray, points: list[FloatArray]) -> list[float]:
+    def play(engine: Engine, labels: IntArray, points: list[FloatArray]) -> list[float]:
         scores = []
         for point in points:
             engine.start(labels)
@@ -64,13 +75,20 @@ def polish(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog) -> 
         population_size=plan.population,
         seed=config.seed,
     )
+
+    def some_days() -> IntArray:
+        labels: IntArray = (
+            rng.integers(0, _SEEDS, batch)
+            if days is None
+            else rng.choice(len(days), batch, replace=False)
+        )
+        return labels
+
     with ThreadPoolExecutor(_THREADS) as pool:  # compiled code runs without the GIL
         for generation in range(plan.generations):
-            labels = (
-                rng.integers(0, _SEEDS, batch)
-                if days is None
-                else rng.choice(len(days), batch, replace=False)
-            )
+            if interrupted():
+                return False
+            labels = some_days()
             points = [search.ask() for _ in range(search.population_size)]
             parts = [points[i::_THREADS] for i in range(_THREADS)]
             results = list(pool.map(play, engines, [labels] * _THREADS, parts))
@@ -82,8 +100,15 @@ def polish(task: Task, agent: DQNAgent, config: TrainingConfig, log: RunLog) -> 
             search.tell(told)
             mean = -float(np.mean([score for _, score in told]))
             log.metrics(agent.steps, "polish", {"generation": generation, "reward": mean})
-    layer.write(network, search.mean)
-    log.say(f"polish: {plan.generations} generations of {plan.population} on {batch} days each")
+    before, after = play(engines[0], some_days(), [np.zeros(layer.size), search.mean])
+    log.metrics(agent.steps, "polish", {"before": before, "after": after})
+    if after > before:
+        layer.write(network, search.mean)
+    log.say(
+        f"polish: {plan.generations} generations of {plan.population} on {batch} days each; "
+        f"{before:.2f} became {after:.2f}" + ("" if after > before else ", not kept")
+    )
+    return True
 
 
 class _LastLayer:

@@ -38,8 +38,7 @@ class RunLog:
         if resumed_bytes is None:
             self._metrics.write_bytes(b"")
         else:
-            with self._metrics.open("ab") as file:
-                file.truncate(resumed_bytes)
+            self.rewind(resumed_bytes)
         events = paths.data_dir() / "tensorboard" / experiment
         if resumed_bytes is None and events.is_dir():
             for old in events.glob("events.out.tfevents.*"):
@@ -56,6 +55,11 @@ class RunLog:
     def size(self) -> int:
         """Length of the metrics file."""
         return self._metrics.stat().st_size
+
+    def rewind(self, size: int) -> None:
+        """Cut off the metrics beyond a length."""
+        with self._metrics.open("ab") as file:
+            file.truncate(min(size, file.tell()))
 
     def metrics(self, step: int, group: str, values: dict[str, float]) -> None:
         """Write scalars of a step: a JSON line, and TensorBoard's ``<group>/<name>``."""

@@ -3,7 +3,6 @@
 Each raises `SanityCheckError` (a RuntimeError) with what was found and what to do about it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 
 from services.rl.simulation import world
 from services.rl.simulation.engine import Engine
-from services.rl.simulation.observation import ObservationLayout
 from services.rl.simulation.types import IntArray
 
 from .config import TrainingConfig
@@ -38,7 +36,7 @@ def run_sanity_checks(task: Task, config: TrainingConfig) -> list[str]:
     stream = task.stream(config.changed(hyperparameters={"num_envs": 1}))
     if isinstance(task, DispatchTask) and isinstance(stream, EngineStream):
         if checks.check_action_mapping:
-            lines.append(check_action_mapping(stream.engine.layout))
+            lines.append(check_action_mapping(stream, config))
         if checks.check_control_interval:
             lines.append(check_control_interval(task))
         if checks.check_flux_config:
@@ -61,43 +59,40 @@ def check_device(config: TrainingConfig) -> str:
     return f"device {config.device} computes"
 
 
-def check_action_mapping(
-    layout: ObservationLayout, encode: Callable[[int, int], int] | None = None
-) -> str:
-    """Every action is exactly one pair: numbers and pairs map onto each other, none is cut off.
+def check_action_mapping(stream: EngineStream, config: TrainingConfig) -> str:
+    """Every action is exactly one pair: carried out, it commits that booking to that driver.
 
-    Args:
-        layout: Of the observation.
-        encode: Driver and booking to action; the environment's own by default.
+    Action ``1 + d * M + b`` must commit the b-th booking shown to driver d, and no pair may lie
+    outside the action space.
     """
-    shown = layout.max_bookings
-
-    def standard(driver: int, booking: int) -> int:
-        return 1 + driver * shown + booking
-
-    to_action = encode or standard
-    seen = set()
-    for driver in range(layout.num_drivers):
-        for booking in range(shown):
-            action = to_action(driver, booking)
-            if not 1 <= action < layout.num_actions:
-                raise SanityCheckError(
-                    f"driver {driver}, booking {booking} maps to action {action}, outside "
-                    f"1..{layout.num_actions - 1}: actions are truncated; num_actions must be "
-                    "drivers * max_bookings + 1"
-                )
-            if divmod(action - 1, shown) != (driver, booking):
-                raise SanityCheckError(
-                    f"action {action} does not map back to driver {driver}, booking {booking}; "
-                    "the mapping must be 1 + driver * max_bookings + booking"
-                )
-            seen.add(action)
-    if len(seen) != layout.num_actions - 1:
+    engine = stream.engine
+    shown, drivers = engine.layout.max_bookings, engine.layout.num_drivers
+    if stream.num_actions != 1 + drivers * shown:
         raise SanityCheckError(
-            f"{layout.num_actions - 1 - len(seen)} actions mean no pair; num_actions must be "
-            "drivers * max_bookings + 1"
+            f"{stream.num_actions} actions for {drivers} drivers and {shown} bookings: actions "
+            f"are truncated or mean no pair; there must be {1 + drivers * shown}, drivers * "
+            "max_bookings + 1"
         )
-    return f"{layout.num_actions} actions map to pairs and back"
+    rng = np.random.default_rng([config.seed, 5])
+    _, mask = stream.reset()
+    tried = 0
+    for _ in range(config.sanity.num_steps):
+        pairs = np.flatnonzero(mask[0, 1:])
+        action = 1 + int(rng.choice(pairs)) if pairs.size else 0
+        driver, slot = divmod(action - 1, shown)
+        row = int(engine.open_rows(0)[slot]) if action else -1
+        mask = stream.step(np.array([action], dtype=np.int64)).mask
+        if action == 0:
+            continue
+        tried += 1
+        found = int(engine.world.booking_ints[0, row, world.DRIVER])
+        if found != driver:
+            happened = "was not committed" if found < 0 else f"went to driver {found}"
+            raise SanityCheckError(
+                f"action {action} means booking {slot} to driver {driver}, but that booking "
+                f"{happened}; the mapping must be 1 + driver * max_bookings + booking"
+            )
+    return f"{stream.num_actions} actions are pairs; {tried} of them did what they mean"
 
 
 def check_control_interval(task: DispatchTask) -> str:
@@ -118,32 +113,39 @@ def check_control_interval(task: DispatchTask) -> str:
 
 
 def check_flux(task: DispatchTask, config: TrainingConfig) -> str:
-    """Demand outweighs what is known at the start of the day, and queues form."""
+    """Demand outweighs what is due when the day begins, and queues form where nobody serves."""
     days = 8
-    engine = task.stream(
-        config.changed(hyperparameters={"num_envs": days}, seed=config.seed)
-    ).engine
-    days_drawn = [engine.next_training_day(e) for e in range(days)]
-    engine.start(days_drawn)
-    known = float(np.mean([len(engine.open_rows(e)) for e in range(days)]))
+    engine = task.stream(config.changed(hyperparameters={"num_envs": days})).engine
+    engine.start([engine.next_training_day(e) for e in range(days)])
     total = float(np.mean(engine.world.counters[:, world.NUM_BOOKINGS]))
+    # Pre-booked transports are known at the start, but need no decision yet.
+    due = float(np.mean([_due(engine, e, 60.0) for e in range(days)]))
     most = 0
     waits = np.zeros(days, dtype=np.int64)
     for _ in range(task.scenario.num_epochs):
         engine.step(waits)
-        most = max(most, max(len(engine.open_rows(e)) for e in range(days)))
-    if total < 2.0 * max(known, 1.0):
+        most = max(most, max(_due(engine, e, 0.0) for e in range(days)))
+    if total < 2.0 * max(due, 1.0):
         raise SanityCheckError(
-            f"a day brings {total:.0f} bookings, {known:.0f} of them known at its start: too "
+            f"a day brings {total:.0f} bookings, {due:.0f} of them due in its first hour: too "
             "little flows in for decisions to matter; raise demand.bookings_per_day"
         )
     if most < config.sanity.min_max_queue:
         raise SanityCheckError(
-            f"at most {most} bookings were open at once, {config.sanity.min_max_queue} expected: "
-            "no queue forms, any policy looks perfect; raise demand.bookings_per_day or shrink "
-            "the fleet"
+            f"at most {most} bookings were due at once with nobody serving, "
+            f"{config.sanity.min_max_queue} expected: no queue forms, any policy looks perfect; "
+            "raise demand.bookings_per_day"
         )
-    return f"{total:.0f} bookings a day, {known:.0f} known at its start, up to {most} open at once"
+    return (
+        f"{total:.0f} bookings a day, {due:.0f} due in the first hour, up to {most} due at once "
+        "with nobody serving"
+    )
+
+
+def _due(engine: Engine, e: int, ahead_min: float) -> int:
+    """Open bookings promised by now, or within so many minutes."""
+    promised = engine.world.bookings[e, engine.open_rows(e), world.PROMISED]
+    return int((promised <= engine.now_min(e) + ahead_min).sum())
 
 
 def check_random_play(stream: Stream, config: TrainingConfig, *, foreign: bool) -> str:

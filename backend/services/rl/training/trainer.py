@@ -6,6 +6,7 @@ model kept is the best on validation days, never merely the last.
 
 import json
 import platform
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.dqn_agent import AgentOptions, DQNAgent
-from services.rl.errors import DataError, TrainingError
+from services.rl.errors import AtmrError, DataError, TrainingError
 from services.rl.policies.model_files import ModelManifest
 from services.rl.q_networks import PairQNetwork
 from services.rl.replay_buffer import ReplayBuffer
@@ -32,17 +33,22 @@ from .checkpoints import (
     STATE_FILE,
     TRAINING_FILE,
     RotatingCheckpoints,
+    disk_reason,
     read_model,
     read_state,
     read_tensors,
     write_checkpoint,
 )
 from .config import TrainingConfig, config_json
-from .imitation import Demonstrations, keep_imitating
+from .imitation import Demonstrations, keep_imitating, teacher_of
 from .run_log import RunLog, learning_curve
 from .task import DispatchTask, GymnasiumTask, Score, Task
 
 _LOG_EVERY = 100  # updates; reading a loss waits for the device
+# A checkpoint's arrays, and what its numbers mean, hang on these.
+_SAME_HYPERPARAMETERS = (
+    "num_envs", "n_step", "gamma", "buffer_size", "prioritised", "priority_alpha", "reward_scale",
+)  # fmt: skip
 
 
 @dataclass
@@ -59,6 +65,7 @@ class Progress:
         evaluations: ``(steps, score, per episode)`` of each evaluation.
         recent: Rewards of the last 100 training episodes.
         numbered: Numbered checkpoints written.
+        polished_at: Step at which the network was polished last.
     """
 
     vector_steps: int = 0
@@ -70,6 +77,7 @@ class Progress:
     evaluations: list[tuple[int, float, list[float]]] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)
     numbered: int = 0
+    polished_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +127,7 @@ class Trainer:
             task = load_scenario(task)
         if isinstance(task, Scenario):
             task = DispatchTask(task, open_source(task, None))
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise TrainingError("--device cuda: Torch finds no GPU on this machine; use cpu")
+        require_device(config.device)
         self.task, self.config = task, config
         self.folder = paths.results_dir() / config.experiment_name
         self.episodes = episodes
@@ -128,9 +135,17 @@ class Trainer:
         self._provenance = provenance or {}
         torch.set_num_threads(config.num_threads)
         torch.manual_seed(config.seed)
-        self.stream = task.stream(config)
-        network = task.network(config, self.stream)
-        self.agent = _agent(config, network, self.stream.state_dim, self.stream.num_actions)
+        h = config.hyperparameters
+        try:
+            self.stream = task.stream(config)
+            network = task.network(config, self.stream)
+            self.agent = _agent(config, network, self.stream.state_dim, self.stream.num_actions)
+        except MemoryError as error:
+            raise TrainingError(
+                f"out of memory ({error}): lower hyperparameters.buffer_size ({h.buffer_size}) or "
+                f"hyperparameters.num_envs ({h.num_envs})"
+            ) from error
+        self._check_parts()
         self.progress = Progress()
         self.latest = RotatingCheckpoints(
             self.folder / "checkpoints" / "latest", config.checkpoints.max_checkpoints
@@ -142,6 +157,7 @@ class Trainer:
         self._resumed = False
         self._keep: Any = None
         self._last_saved = 0.0
+        self._saved: tuple[Any, ...] = ()
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -152,27 +168,14 @@ class Trainer:
             TrainingError: If the configuration, a checkpoint or the numbers are wrong.
         """
         begun = time.monotonic()
-        self._begin()
-        stopped = "done"
         previous = _catch_interrupts(self._interrupt)
         try:
-            if not self.progress.warmed:
-                self._warm_up()
-            while not self._finished():
-                if self._interrupted:
-                    stopped = "interrupted"
-                    break
-                if self._out_of_patience():
-                    stopped = "early"
-                    break
-                self._vector_step()
-            if stopped != "interrupted":
-                self._polish()
-            self._conclude(stopped)
-        except DataError as error:
-            where = self._save_evidence()
+            self._begin()
+            stopped = self._run()
+        except OSError as error:
+            name = error.filename or self.folder
             raise TrainingError(
-                f"step {self.agent.steps}: {error}; the state is in {where}"
+                f"step {self.agent.steps}: {name} cannot be written: {disk_reason(error)}"
             ) from error
         finally:
             _restore_interrupts(previous)
@@ -187,6 +190,30 @@ class Trainer:
             seconds=time.monotonic() - begun,
             stopped=stopped,
         )
+
+    def _run(self) -> str:
+        """Warm start, steps, polish; returns why it ended."""
+        stopped = "done"
+        try:
+            if not self.progress.warmed:
+                self._warm_up()
+            while not self._finished():
+                if self._interrupted:
+                    stopped = "interrupted"
+                    break
+                if self._out_of_patience():
+                    stopped = "early"
+                    break
+                self._vector_step()
+            if stopped != "interrupted" and not self._polish():
+                stopped = "interrupted"
+            self._conclude(stopped)
+        except DataError as error:
+            where = self._save_evidence()
+            raise TrainingError(
+                f"step {self.agent.steps}: {error}; the state is in {where}"
+            ) from error
+        return stopped
 
     def evaluate(self) -> Score:
         """Judge the agent as it is on the validation days."""
@@ -212,13 +239,18 @@ class Trainer:
 
     def _begin(self) -> None:
         config = self.config
-        if self._state is not None:
+        if self._state is not None:  # of this process: goes on after an interruption
+            self._interrupted = False
+            written = (self.folder / "logs" / "metrics.jsonl").stat().st_size
+            self._log = RunLog(self.folder, config.experiment_name, written, self.agent.steps)
             return
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         if config.resume_training or config.checkpoint_path is not None:
             self._resume(config.checkpoint_path)
         else:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.latest.clear()
+            for numbered in (self.folder / "checkpoints").glob("episode_*"):
+                shutil.rmtree(numbered)
             self._log = RunLog(self.folder, config.experiment_name)
             self._state, self._mask = self.stream.reset()
             self._write_config()
@@ -245,7 +277,8 @@ class Trainer:
         for episode in step.episodes:
             progress.episodes += 1
             progress.recent = [*progress.recent[-99:], episode.total]
-        if agent.steps >= h.learning_starts and progress.vector_steps % h.train_freq == 0:
+        filled = agent.steps >= h.learning_starts and len(agent.buffer) >= h.batch_size
+        if filled and progress.vector_steps % h.train_freq == 0:
             for _ in range(h.gradient_steps):
                 self._freeze()
                 agent.train_step()
@@ -255,7 +288,8 @@ class Trainer:
             self._judge()
         self._save_when_due()
         if self._on_progress is not None:
-            self._on_progress(agent.steps, {"best": progress.best, "eps": agent.epsilon})
+            numbers = {"best": progress.best, "eps": agent.epsilon, "episodes": progress.episodes}
+            self._on_progress(agent.steps, numbers)
 
     def _freeze(self) -> None:
         """After a warm start V learns first, alone."""
@@ -287,9 +321,12 @@ class Trainer:
 
     def _judge(self) -> None:
         """Evaluate; keep the model if it is the best so far."""
+        self._check_weights()
         score, progress, log = self.evaluate(), self.progress, self._log
         assert log is not None
         steps = self.agent.steps
+        if not np.isfinite(score.mean):
+            raise DataError(f"the score on validation days is {score.mean}")
         progress.evaluations.append((steps, score.mean, score.per_episode.tolist()))
         log.metrics(steps, "eval", {"score": score.mean, **score.kpis})
         log.say(
@@ -302,6 +339,18 @@ class Trainer:
             self._save_model(self.folder / "checkpoints" / "best", score)
         else:
             progress.since_best += 1
+
+    def _check_weights(self) -> None:
+        """Weights that are not finite are never judged or kept as a checkpoint.
+
+        Raises:
+            DataError: If there are any.
+        """
+        for name, values in self.agent.online.state_dict().items():
+            if not bool(torch.isfinite(values).all()):
+                raise DataError(
+                    f"parameter {name} is not finite after {self.agent.updates} updates"
+                )
 
     def _save_evaluations(self) -> None:
         rows = self.progress.evaluations
@@ -342,22 +391,33 @@ class Trainer:
             size = self.config.hyperparameters.batch_size // 2
             self._keep = keep_imitating(self.agent, shown, weight, max(1, size))
 
-    def _polish(self) -> None:
+    def _polish(self) -> bool:
+        """Evolve the best network, once; False if interrupted: all is as before then."""
         from .polish import polish
 
-        if self.config.polish.generations and self._log is not None:
-            best = self.folder / "checkpoints" / "best"
-            if best.exists():  # start from the best, not from the last
-                self.agent.online.load_state_dict(read_model(best)[1])
-            polish(self.task, self.agent, self.config, self._log)
-            self._judge()
+        agent, log = self.agent, self._log
+        if not self.config.polish.generations or self.progress.polished_at == agent.steps:
+            return True
+        assert log is not None
+        self._save_rotating()
+        written = log.size
+        own = {name: values.clone() for name, values in agent.online.state_dict().items()}
+        agent.online.load_state_dict(read_model(self.folder / "checkpoints" / "best")[1])
+        if not polish(self.task, agent, self.config, log, interrupted=lambda: self._interrupted):
+            agent.online.load_state_dict(own)
+            log.rewind(written)
+            return False
+        self.progress.polished_at = agent.steps
+        self._judge()
+        return True
 
     def _conclude(self, stopped: str) -> None:
         """Last evaluation and files; after an interruption only the state."""
         log = self._log
         assert log is not None
         evaluated = self.progress.evaluations and self.progress.evaluations[-1][0]
-        if stopped != "interrupted" and evaluated != self.agent.steps:
+        judged = evaluated == self.agent.steps and self.progress.best is not None
+        if stopped != "interrupted" and not judged:
             self._judge()
         self._save_rotating()
         log.say(f"{stopped} at step {self.agent.steps}")
@@ -375,7 +435,8 @@ class Trainer:
         )
         log.figure("learning_curve", figure, self.agent.steps)
         log.hyperparameters(
-            config_json(self.config)["hyperparameters"], self.progress.best or float("nan")
+            config_json(self.config)["hyperparameters"],
+            float("nan") if self.progress.best is None else self.progress.best,
         )
 
     def _save_final_buffer(self) -> None:
@@ -388,22 +449,27 @@ class Trainer:
 
     def _save_when_due(self) -> None:
         strategy, progress = self.config.checkpoints, self.progress
-        due = progress.vector_steps % strategy.save_freq == 0
-        if due and time.monotonic() - self._last_saved >= strategy.min_interval_s:
-            self._save_rotating()
         every = strategy.numbered_every_episodes
         if every and progress.episodes // every > progress.numbered:
             progress.numbered = progress.episodes // every
             name = f"episode_{progress.numbered * every:06d}"
             self._save_model(self.folder / "checkpoints" / name, None)
+        # Last, so that a run resumed from it has all of this step behind it.
+        due = progress.vector_steps % strategy.save_freq == 0
+        if due and time.monotonic() - self._last_saved >= strategy.min_interval_s:
+            self._save_rotating()
 
     def _save_rotating(self) -> None:
-        self.latest.write(
-            self.agent.steps, self._manifest({}), self.agent.online.state_dict(), self._fill
-        )
-        self._last_saved = time.monotonic()
+        agent, progress = self.agent, self.progress
+        state = (agent.steps, agent.updates, len(progress.evaluations), progress.polished_at)
+        if state == self._saved:
+            return  # nothing has happened since
+        self._check_weights()
+        self.latest.write(agent.steps, self._manifest({}), agent.online.state_dict(), self._fill)
+        self._last_saved, self._saved = time.monotonic(), state
 
     def _save_model(self, folder: Path, score: Score | None) -> None:
+        self._check_weights()
         metrics = {"score": score.mean, **score.kpis} if score is not None else {}
         write_checkpoint(
             folder, self._manifest(metrics), self.agent.online.state_dict(), lambda _: None
@@ -460,8 +526,13 @@ class Trainer:
                 f"--resume: there is no checkpoint under {self.latest.folder} (is the name "
                 f"{self.config.experiment_name!r} right?)"
             )
-        manifest, model = read_model(folder)
-        state = read_state(folder)
+        try:
+            manifest, model = read_model(folder)
+            state = read_state(folder)
+        except AtmrError as error:
+            others = [p for p in self.latest.all() if p != folder]
+            hint = f"; an older one can be given: --checkpoint {others[-1]}" if others else ""
+            raise TrainingError(f"{error}{hint}") from error
         self._check_same(folder, manifest, state)
         agent = self.agent
         agent.online.load_state_dict(model)
@@ -478,14 +549,49 @@ class Trainer:
         if state["replay"]:
             agent.buffer.restore(folder)
         self._state, self._mask = self.stream.restore(folder)
+        if not (self.folder / "checkpoints" / "best").exists():  # going on under another name
+            self.progress.best, self.progress.since_best = None, 0
+        plan = self.config.warm_start
+        if plan.teacher is not None and plan.keep_weight > 0:
+            self._keep_imitating(self._demonstrations_of(folder))
+        # Everything could be read: from here on the run's files are written.
         self._log = RunLog(
             self.folder, self.config.experiment_name, int(state["metrics_bytes"]), agent.steps
         )
         self._resumed = True
-        plan = self.config.warm_start
-        if plan.teacher is not None and plan.keep_weight > 0:
-            self._keep_imitating(Demonstrations.load(self._demonstrations))
+        self._write_config(resumed_from=str(folder))
         self._log.say(f"resumed from {folder.name}")
+
+    def _demonstrations_of(self, checkpoint: Path) -> Demonstrations:
+        """Those of this run, or of the run whose checkpoint it goes on from."""
+        if self._demonstrations.exists():
+            return Demonstrations.load(self._demonstrations)
+        run = checkpoint.resolve().parents[2]  # run / checkpoints / latest / step_...
+        shown = Demonstrations.load(run / self._demonstrations.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shown.save(self._demonstrations)
+        return shown
+
+    def _check_parts(self) -> None:
+        """What comes after hours must not turn out impossible then.
+
+        Raises:
+            TrainingError: If a part of the configuration does not go with the network or task.
+            PolicyError: If the teacher is unknown.
+        """
+        config = self.config
+        pairs = isinstance(self.agent.online, PairQNetwork) and isinstance(self.task, DispatchTask)
+        if config.polish.generations and not pairs:
+            raise TrainingError(
+                "polish.generations: only the pair network on a scenario has a part to polish"
+            )
+        if isinstance(self.agent.online, PairQNetwork) and not config.evaluation.deterministic:
+            raise TrainingError(
+                "evaluation.deterministic: the pair network is always judged greedily; true is "
+                "the only value"
+            )
+        if config.warm_start.teacher is not None:
+            teacher_of(self.task, self.agent, config)
 
     def _check_same(self, folder: Path, manifest: ModelManifest, state: dict[str, Any]) -> None:
         """A checkpoint of another network, scenario or setting cannot be gone on with."""
@@ -501,22 +607,37 @@ class Trainer:
                         f"checkpoint {folder}: {part} {name} is {found.get(name)!r}, this run has "
                         f"{expected.get(name)!r}; start anew under another --name"
                     )
-        then, now = state["config"]["hyperparameters"], config_json(self.config)["hyperparameters"]
-        for name in ("num_envs", "n_step", "buffer_size", "prioritised", "reward_scale"):
-            if then[name] != now[name]:
-                raise TrainingError(
-                    f"checkpoint {folder}: {name} was {then[name]}, this run has {now[name]}; "
-                    "resume with the same or start anew under another --name"
-                )
+        then, now = state["config"], config_json(self.config)
+        same = {
+            **{
+                f"hyperparameters.{name}": ("hyperparameters", name)
+                for name in _SAME_HYPERPARAMETERS
+            },
+            "environment.reward_timing": ("environment", "reward_timing"),
+            "evaluation.n_eval_episodes": ("evaluation", "n_eval_episodes"),
+        }
+        differing = [
+            (shown, then[group].get(name), now[group][name])
+            for shown, (group, name) in same.items()
+            if then[group].get(name) != now[group][name]
+        ]
+        if then["seed"] != now["seed"]:
+            differing.append(("seed", then["seed"], now["seed"]))
+        for shown, was, is_now in differing:
+            raise TrainingError(
+                f"checkpoint {folder}: {shown} was {was}, this run has {is_now}; resume with the "
+                "same or start anew under another --name"
+            )
 
     # --- small things ----------------------------------------------------------------------------
 
-    def _write_config(self) -> None:
+    def _write_config(self, **more: Any) -> None:
         document = {
             "config": config_json(self.config),
             "environment": self.task.record(self.config),
             "versions": _versions(),
             **self._provenance,
+            **more,
         }
         path = self.folder / "training_config.json"
         hidden = path.with_name(".training_config.partial")
@@ -527,6 +648,16 @@ class Trainer:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def require_device(device: str) -> None:
+    """Find out at once whether there is such a device.
+
+    Raises:
+        TrainingError: If Torch finds no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: Torch finds no GPU on this machine; use cpu")
 
 
 def train_model(scenario: Scenario | str, config: TrainingConfig) -> TrainingResult:
