@@ -124,8 +124,10 @@ class DQNAgent:
         with torch.no_grad():
             q = self.online.values(self.online.prepare(states, masks))
         values: npt.NDArray[np.float32] = q.cpu().numpy()
+        # Not "values above": a NaN must stay one, to be seen.
+        forbidden = values < 0.5 * FLOOR
         return np.where(
-            values > 0.5 * FLOOR, values / np.float32(self.options.reward_scale), np.float32(FLOOR)
+            forbidden, np.float32(FLOOR), values / np.float32(self.options.reward_scale)
         )
 
     def select_actions(
@@ -143,11 +145,14 @@ class DQNAgent:
 
         Raises:
             UsageError: If a state has no valid action.
+            PolicyError: If the network's values are not numbers.
         """
         if not masks.any(axis=1).all():
             raise UsageError("a state has no valid action: WAIT is always one")
         e = self.epsilon if epsilon is None else epsilon
         q = self.q_values(states, masks)
+        if not np.isfinite(q).all():
+            raise PolicyError("a value is not finite: the network or its input is broken")
         if e > 0.0 and self.options.exploration == "noise":
             noise = self.random.standard_normal(q.shape, dtype=np.float32)
             q = q + np.float32(e * self.options.noise_scale) * noise  # FLOOR stays far below
