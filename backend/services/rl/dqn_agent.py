@@ -129,9 +129,17 @@ class DQNAgent:
         with torch.no_grad():
             q = self.online.values(self.online.prepare(states, masks))
         values: npt.NDArray[np.float32] = q.cpu().numpy()
+<<<<<<< HEAD
         considered = values > 0.5 * FLOOR
         values[considered] /= np.float32(self.options.reward_scale)
         return values
+=======
+        # Not "values above": a NaN must stay one, to be seen.
+        forbidden = values < 0.5 * FLOOR
+        return np.where(
+            forbidden, np.float32(FLOOR), values / np.float32(self.options.reward_scale)
+        )
+>>>>>>> learner-tests
 
     def select_actions(
         self,
@@ -148,11 +156,14 @@ class DQNAgent:
 
         Raises:
             UsageError: If a state has no valid action.
+            PolicyError: If the network's values are not numbers.
         """
         if not masks.any(axis=1).all():
             raise UsageError("a state has no valid action: WAIT is always one")
         e = self.epsilon if epsilon is None else epsilon
         q = self.q_values(states, masks)
+        if not np.isfinite(q).all():
+            raise PolicyError("a value is not finite: the network or its input is broken")
         if e > 0.0 and self.options.exploration == "noise":
             noise: npt.NDArray[np.float32] = self.random.standard_normal(q.shape, dtype=np.float32)
             q += noise * np.float32(e * self.options.noise_scale)  # FLOOR stays far below
