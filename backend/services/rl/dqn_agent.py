@@ -129,17 +129,9 @@ class DQNAgent:
         with torch.no_grad():
             q = self.online.values(self.online.prepare(states, masks))
         values: npt.NDArray[np.float32] = q.cpu().numpy()
-<<<<<<< HEAD
-        considered = values > 0.5 * FLOOR
+        considered = ~(values < 0.5 * FLOOR)  # not "above": a NaN must stay one, to be seen
         values[considered] /= np.float32(self.options.reward_scale)
         return values
-=======
-        # Not "values above": a NaN must stay one, to be seen.
-        forbidden = values < 0.5 * FLOOR
-        return np.where(
-            forbidden, np.float32(FLOOR), values / np.float32(self.options.reward_scale)
-        )
->>>>>>> learner-tests
 
     def select_actions(
         self,
