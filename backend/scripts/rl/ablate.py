@@ -1,6 +1,7 @@
 """Ablations of the learner: small budgets, several seeds, paired differences to the base.
 
-Each variant changes one thing. Finished runs are kept and not repeated, so that a killed ablation
+Each variant changes one thing of its base: production as it is (where a teacher holds the learner
+close), or reinforcement learning from nothing (where its own parts show). Finished runs are kept and not repeated, so that a killed ablation
 goes on where it stopped. Models are compared on validation days that selected none of them.
 """
 
@@ -26,38 +27,42 @@ from services.rl.evaluation.runner import DayBook, evaluate_policy
 from services.rl.simulation.scenarios import Split, load_scenario
 
 EXAMPLES = """
-ablate.py --scenario geneva_overload --seeds 2 --timesteps 64000
-ablate.py --variants base,no_warm_start,dueling --seeds 3
+ablate.py --scenario geneva_overload --seeds 2 --timesteps 48000
+ablate.py --variants untaught,1-step,dueling --seeds 3
 """
 _FIRST_DAY = 1_000  # of validation: training judges itself on the first ones
 
-_WITHOUT_TEACHER = {"warm_start": {"teacher": None}}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "imitation only": {"total_timesteps": 1},
-    "no warm start": _WITHOUT_TEACHER,
-    "teacher matching": {"warm_start": {"teacher": "matching"}},
-    "imitation not kept": {"warm_start": {"keep_weight": 0.0}},
-    "no value phase": {"warm_start": {"value_updates": 0}},
-    "DAgger 100 days": {"warm_start": {"dagger_days": 100}},
-    "reward planned_pickup": {"environment": {"reward_timing": "planned_pickup"}},
-    "reward at commitment": {"environment": {"reward_timing": "commitment"}},
-    "reward at events": {"environment": {"reward_timing": "event"}},
-    "target not masked": {"hyperparameters": {"masked_target": False}},
-    "1-step": {"hyperparameters": {"n_step": 1}},
-    "prioritised": {"hyperparameters": {"prioritised": True}},
-    "dueling": {"hyperparameters": {"dueling": True}},
-    "not double": {"hyperparameters": {"double": False}},
-    "epsilon exploration": {
-        "hyperparameters": {
-            "exploration": "epsilon",
-            "exploration_initial_eps": 0.05,
-            "exploration_final_eps": 0.01,
-        }
+TAUGHT, UNTAUGHT = "taught", "untaught"
+"""Bases: production as it is, and reinforcement learning from nothing, where its parts show."""
+
+_FROM_NOTHING: dict[str, Any] = {
+    "warm_start": {"teacher": None},
+    "hyperparameters": {
+        "learning_rate": 5e-4,
+        "exploration_initial_eps": 0.3,
+        "exploration_final_eps": 0.03,
     },
-    "no edge features": {"hyperparameters": {"edge_features": False}},
-    "gamma 0.97": {"hyperparameters": {"gamma": 0.97}},
 }
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    TAUGHT: (TAUGHT, {}),
+    "teacher alone": (TAUGHT, {"total_timesteps": 1}),
+    "teacher matching": (TAUGHT, {"warm_start": {"teacher": "matching"}}),
+    "imitation kept at 0.1": (TAUGHT, {"warm_start": {"keep_weight": 0.1}}),
+    "imitation not kept": (TAUGHT, {"warm_start": {"keep_weight": 0.0}}),
+    "no value phase": (TAUGHT, {"warm_start": {"keep_weight": 0.0, "value_updates": 0}}),
+    UNTAUGHT: (UNTAUGHT, {}),
+    "reward planned_pickup": (UNTAUGHT, {"environment": {"reward_timing": "planned_pickup"}}),
+    "reward at commitment": (UNTAUGHT, {"environment": {"reward_timing": "commitment"}}),
+    "reward at events": (UNTAUGHT, {"environment": {"reward_timing": "event"}}),
+    "target not masked": (UNTAUGHT, {"hyperparameters": {"masked_target": False}}),
+    "1-step": (UNTAUGHT, {"hyperparameters": {"n_step": 1}}),
+    "prioritised": (UNTAUGHT, {"hyperparameters": {"prioritised": True}}),
+    "dueling": (UNTAUGHT, {"hyperparameters": {"dueling": True}}),
+    "not double": (UNTAUGHT, {"hyperparameters": {"double": False}}),
+    "no edge features": (UNTAUGHT, {"hyperparameters": {"edge_features": False}}),
+    "gamma 0.97": (UNTAUGHT, {"hyperparameters": {"gamma": 0.97}}),
+}
+"""Name: its base, and what differs from it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenario", default="geneva_overload", help="name or YAML file")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
     parser.add_argument("--seeds", type=positive_int, default=2, help="training seeds 0, 1, ...")
-    parser.add_argument("--timesteps", type=positive_int, default=96_000)
+    parser.add_argument("--timesteps", type=positive_int, default=48_000)
     parser.add_argument("--days", type=positive_int, default=200)
     parser.add_argument(
         "--only-seed",
@@ -115,7 +120,10 @@ def _train(name: str, seed: int, scenario: str, timesteps: int) -> None:
         checkpoints={"save_replay_buffer": False, "min_interval_s": 600.0},
         polish={"generations": 0},
     )
-    Trainer(scenario, config.changed(**VARIANTS[name])).train()
+    base, fields = VARIANTS[name]
+    if base == UNTAUGHT:
+        config = config.changed(**_FROM_NOTHING)
+    Trainer(scenario, config.changed(**fields)).train()
 
 
 def _compare(
@@ -129,18 +137,14 @@ def _compare(
         found[name] = np.mean(
             [evaluate_policy("dqn_matching", book, model=m).kpi("reward") for m in models], axis=0
         )
-    base = found[names[0]]
     rows = []
     for name, rewards in found.items():
-        difference = estimate(rewards - base)
-        rows.append(
-            {
-                "variant": name,
-                "reward": float(np.mean(rewards)),
-                "difference": difference.mean,
-                "half_width": difference.half_width if name != names[0] else 0.0,
-            }
-        )
+        base = VARIANTS[name][0] if name in VARIANTS else TAUGHT
+        row: dict[str, Any] = {"variant": name, "base": base, "reward": float(np.mean(rewards))}
+        if name != base and base in found:
+            difference = estimate(rewards - found[base])
+            row |= {"difference": difference.mean, "half_width": difference.half_width}
+        rows.append(row)
     return rows
 
 
@@ -149,13 +153,13 @@ def _show(rows: list[dict[str, Any]], arguments: Any) -> None:
         f"{arguments.scenario}: {arguments.timesteps:,} steps, {arguments.seeds} seeds, "
         f"{arguments.days} validation days"
     )
-    print("| variant | reward/day | difference to base |")
-    print("|---|---|---|")
+    print("| variant | base | reward/day | difference to base |")
+    print("|---|---|---|---|")
     for row in rows:
-        print(
-            f"| {row['variant']} | {row['reward']:.1f} | {row['difference']:+.1f} ± "
-            f"{row['half_width']:.1f} |"
-        )
+        shown = ""
+        if "difference" in row:
+            shown = f"{row['difference']:+.1f} ± {row['half_width']:.1f}"
+        print(f"| {row['variant']} | {row['base']} | {row['reward']:.1f} | {shown} |")
 
 
 if __name__ == "__main__":
