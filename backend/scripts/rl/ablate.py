@@ -1,8 +1,9 @@
 """Ablations of the learner: small budgets, several seeds, paired differences to the base.
 
-Each variant changes one thing of its base: production as it is (where a teacher holds the learner
-close), or reinforcement learning from nothing (where its own parts show). Finished runs are kept and not repeated, so that a killed ablation
-goes on where it stopped. Models are compared on validation days that selected none of them.
+Each variant changes one thing of its base: production as it is, where a teacher holds the learner
+close, or reinforcement learning from nothing, where its own parts show. Finished runs are kept and
+not repeated, so that a killed ablation goes on where it stopped. Models are compared on validation
+days that selected none of them.
 """
 
 from collections.abc import Sequence
