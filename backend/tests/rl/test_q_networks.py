@@ -8,9 +8,8 @@ import torch
 
 from services.rl.errors import PolicyError
 from services.rl.policies.pair_network import pair_scores, pair_weights
-from services.rl.q_networks import FLOOR, PairArchitecture, PairQNetwork, QNetwork
+from services.rl.q_networks import FLOOR, PairArchitecture, PairQNetwork
 from services.rl.simulation.edges import EDGE
-from services.rl.simulation.observation import ObservationLayout
 from services.rl.simulation.scenarios import load_scenario
 
 from .pair_states import SCENARIOS, network_of, states_of
@@ -263,46 +262,3 @@ def test_an_architecture_builds_the_same_network_again(geneva):
     again.load_state_dict(net.state_dict())
     assert again.architecture() == told
     assert copy.deepcopy(net).architecture() == told
-
-
-# --- the flat network ----------------------------------------------------------------------------
-
-
-def test_the_roadmap_s_network_has_the_roadmap_s_layers():
-    layout = ObservationLayout("compact", 10, 20)
-    net = QNetwork(layout.size, layout.num_actions)
-    shapes = [tuple(p.shape) for p in net.parameters() if p.ndim == 2]
-    assert shapes == [(512, 122), (256, 512), (128, 256), (201, 128)]
-    assert net(torch.zeros(7, 122)).shape == (7, 201)
-
-
-@pytest.mark.parametrize("dueling", [False, True])
-def test_the_flat_network_floors_what_is_forbidden(dueling):
-    torch.manual_seed(0)
-    net = QNetwork(5, 9, (16,), dueling=dueling)
-    rng = np.random.default_rng(0)
-    states = rng.normal(size=(8, 5)).astype(np.float32)
-    masks = rng.random((8, 9)) < 0.4
-    masks[:, 2] = True
-    masks[3] = False  # a final state: nothing is valid, nothing may be NaN
-    q = values(net, states, masks)
-    assert np.isfinite(q).all()
-    assert ((q > FLOOR) == masks).all()
-    actions = torch.full((8,), 2)
-    with torch.no_grad():
-        prepared = net.prepare(states, masks)
-        picked = net.values_of(prepared, actions).numpy()
-        features = net.body(prepared[0])
-        value = net.value(features)[:, 0].numpy() if dueling else None
-    assert np.isfinite(picked).all()
-    keep = masks.any(axis=1)
-    np.testing.assert_allclose(picked[keep], q[keep, 2], rtol=1e-6)
-    if dueling:
-        for e in np.flatnonzero(keep):
-            assert q[e, masks[e]].mean() == pytest.approx(value[e], abs=1e-5)
-
-
-@pytest.mark.parametrize("sizes", [(0, 4, (8,)), (4, 0, (8,)), (4, 4, ()), (4, 4, (8, 0))])
-def test_a_network_needs_positive_sizes(sizes):
-    with pytest.raises(PolicyError, match="positive sizes"):
-        QNetwork(*sizes)

@@ -10,6 +10,7 @@ from .ledger import (
     NOT_YET_DOWN,
     OPEN,
     PAID_AT_COMMITMENT,
+    RELATIVE_TO_UNSERVED,
     WAS_DOWN,
     log_event,
     lose_booking,
@@ -35,6 +36,7 @@ from .world import (
     EV_CALLED_OFF,
     EV_RELEASED,
     LEG_KM,
+    LOSS,
     NOBODY,
     P_LAT,
     P_LON,
@@ -104,6 +106,10 @@ def _call_off(
         d = w.booking_ints[e, b, DRIVER]
         km = _undo_commitment(w, rules, wt, e, d, b, time)
         w.booking_ints[e, b, STATUS] = CALLED_OFF
+        # Without the commitment it would have been lost before the patient called.
+        lost = time > w.bookings[e, b, WINDOW_END] + rules.grace
+        if lost and wt.timing >= RELATIVE_TO_UNSERVED:
+            w.credit[e] += w.bookings[e, b, LOSS]
         replan(w, tt, rules, e, d, time)
         log_event(w, e, time, EV_CALLED_OFF, d, b, km)
 

@@ -2,7 +2,15 @@
 
 from .commitments import account_work, late_min, replan, withdraw_credit
 from .compiled import inlined, kernel
-from .ledger import COMPLETED, MISSED, ONBOARD, PAID_AT_COMMITMENT, book_term, log_event
+from .ledger import (
+    COMPLETED,
+    MISSED,
+    ONBOARD,
+    PAID_AT_COMMITMENT,
+    RELATIVE_TO_UNSERVED,
+    book_term,
+    log_event,
+)
 from .travel import TravelTables, arrive_min
 from .world import (
     ARRIVE,
@@ -31,6 +39,7 @@ from .world import (
     LEG_KM,
     LOADED,
     LOADED_KM,
+    LOSS,
     NO_SHOW,
     P_LAT,
     P_LON,
@@ -166,6 +175,8 @@ def _pick_up(
         withdraw_credit(w, rules, wt, e, b, time)
         if wt.timing >= PAID_AT_COMMITMENT:
             w.credit[e] -= wt.deadhead * km
+        if wt.timing >= RELATIVE_TO_UNSERVED:
+            w.credit[e] += w.bookings[e, b, LOSS]  # nobody's failure, where not to go is one
         free = time + rules.no_show_wait
         w.bookings[e, b, LEAVE] = free
         w.bookings[e, b, DROPOFF] = free

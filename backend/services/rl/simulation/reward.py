@@ -32,8 +32,9 @@ class RewardTiming(IntEnum):
 
     ``PLANNED_GAIN``: as ``PLANNED_PICKUP``, but what counts is the gain over leaving the booking
     unserved: an assignment earns the penalty it avoids, a lost booking costs nothing. The sum
-    differs by the penalties of all the day's bookings, which no decision changes. One decision's
-    merit then lies in its own reward instead of in a penalty that falls due an hour later.
+    differs by the penalty of a day on which nobody does anything (that of all bookings but those
+    called off in time), which no decision changes. One decision's merit then lies in its own
+    reward instead of in a penalty that falls due an hour later.
     """
 
     EVENT = 0
