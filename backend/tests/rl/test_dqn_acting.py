@@ -11,6 +11,8 @@ from services.rl.simulation.scenarios import load_scenario
 
 from .pair_states import network_of, states_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def agent_of(seed=0, **options):
     torch.manual_seed(0)

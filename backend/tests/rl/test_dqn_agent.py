@@ -12,6 +12,8 @@ from services.rl.replay_buffer import Batch, ReplayBuffer
 
 from .toy_problems import GAMMA, MASKED, SEMI_MARKOV, errors, greedy, learned
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VARIANTS = {
     "double, hard": {"double": True},
     "single, hard": {"double": False},
@@ -27,15 +29,6 @@ VARIANTS = {
 
 
 # --- problems with known answers -----------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """For networks of a few neurons a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Not with dueling: there the value belongs to the observation, and two states that look alike

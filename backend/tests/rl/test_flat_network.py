@@ -8,6 +8,8 @@ from services.rl.errors import PolicyError
 from services.rl.q_networks import FLOOR, QNetwork
 from services.rl.simulation.observation import ObservationLayout
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_the_roadmap_s_network_has_the_roadmap_s_layers():
     layout = ObservationLayout("compact", 10, 20)

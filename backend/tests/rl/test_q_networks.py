@@ -14,6 +14,8 @@ from services.rl.simulation.scenarios import load_scenario
 
 from .pair_states import SCENARIOS, network_of, states_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def geneva():
