@@ -24,7 +24,7 @@ from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.dqn_agent import AgentOptions, DQNAgent
 from services.rl.errors import AtmrError, DataError, TrainingError
-from services.rl.policies.model_files import ModelManifest
+from services.rl.policies.model_files import ModelManifest, file_sha256
 from services.rl.q_networks import PairQNetwork
 from services.rl.replay_buffer import ReplayBuffer
 from services.rl.simulation.scenarios import Scenario, load_scenario
@@ -158,6 +158,7 @@ class Trainer:
         self._keep: Any = None
         self._last_saved = 0.0
         self._saved: tuple[Any, ...] = ()
+        self._shown_sha256: str | None = None
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -375,6 +376,7 @@ class Trainer:
             shown = warm_start(self.task, self.agent, self.config, self._log)
             if self.config.warm_start.keep_weight > 0:
                 shown.save(self._demonstrations)
+                self._shown_sha256 = file_sha256(self._demonstrations)
             self._keep_imitating(shown)
         self.progress.warmed = True
         self._judge()
@@ -511,6 +513,7 @@ class Trainer:
             "metrics_bytes": self._log.size if self._log is not None else 0,
             "config": config_json(self.config),
             "replay": self.config.checkpoints.save_replay_buffer,
+            "demonstrations": self._shown_sha256,
         }
         (folder / STATE_FILE).write_text(json.dumps(document), encoding="utf-8")
         self.stream.save(folder)
@@ -548,29 +551,44 @@ class Trainer:
         self.progress.evaluations = [(s, m, list(r)) for s, m, r in self.progress.evaluations]
         if state["replay"]:
             agent.buffer.restore(folder)
-        self._state, self._mask = self.stream.restore(folder)
+        state_and_mask = self.stream.restore(folder)
         if not (self.folder / "checkpoints" / "best").exists():  # going on under another name
             self.progress.best, self.progress.since_best = None, 0
         plan = self.config.warm_start
         if plan.teacher is not None and plan.keep_weight > 0:
+            self._shown_sha256 = state.get("demonstrations")
             self._keep_imitating(self._demonstrations_of(folder))
         # Everything could be read: from here on the run's files are written.
         self._log = RunLog(
             self.folder, self.config.experiment_name, int(state["metrics_bytes"]), agent.steps
         )
+        self._state, self._mask = state_and_mask
         self._resumed = True
         self._write_config(resumed_from=str(folder))
         self._log.say(f"resumed from {folder.name}")
 
     def _demonstrations_of(self, checkpoint: Path) -> Demonstrations:
         """Those of this run, or of the run whose checkpoint it goes on from."""
-        if self._demonstrations.exists():
-            return Demonstrations.load(self._demonstrations)
-        run = checkpoint.resolve().parents[2]  # run / checkpoints / latest / step_...
-        shown = Demonstrations.load(run / self._demonstrations.name)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shown.save(self._demonstrations)
-        return shown
+        own = path = self._demonstrations
+        if not own.exists():
+            run = checkpoint.resolve().parents[2]  # run / checkpoints / latest / step_...
+            path = run / own.name
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise TrainingError(
+                f"demonstrations {path} cannot be read: {error.strerror}; the run learns beside "
+                "them and cannot go on without"
+            ) from error
+        if found != self._shown_sha256:
+            raise TrainingError(
+                f"demonstrations {path} are not those of checkpoint {checkpoint.name} (their "
+                "SHA-256 differs): truncated or altered, or of another run"
+            )
+        if path != own:
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, own)
+        return Demonstrations.load(own)
 
     def _check_parts(self) -> None:
         """What comes after hours must not turn out impossible then.
