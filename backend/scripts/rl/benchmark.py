@@ -34,7 +34,7 @@ EXAMPLES = """
 benchmark.py env
 benchmark.py env --seconds 5 --json results/bench.json
 benchmark.py training
-benchmark.py training --seconds 20 --turns 4 --limit 300 --json results/training_bench.json
+benchmark.py training --turns 20 --limit 300 --json results/training_bench.json
 benchmark.py training --rows sb3,ours --limit 0
 """
 
@@ -113,7 +113,7 @@ def training(arguments: argparse.Namespace) -> int:
     say = (lambda *_: None) if arguments.quiet else print
     result = measure(
         None if arguments.rows is None else arguments.rows.split(","),
-        seconds=arguments.seconds or 10.0,
+        seconds=arguments.seconds or 1.0,
         turns=arguments.turns,
         limit_s=arguments.limit,
         margin=arguments.margin,
@@ -129,11 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("what", choices=["env", "training"], help="simulator, or learning")
     parser.add_argument(
-        "--seconds", type=positive_float, help="per row (default 3; training: 10 per turn)"
+        "--seconds", type=positive_float, help="per row (default 3; training: 1 per slice)"
     )
     learning = parser.add_argument_group("training")
     learning.add_argument("--rows", help="which, by comma (default all)")
-    learning.add_argument("--turns", type=positive_int, default=2, help="of timing (default 2)")
+    learning.add_argument(
+        "--turns", type=positive_int, default=12, help="slices per row (default 12)"
+    )
     learning.add_argument(
         "--limit", type=float, default=180.0, metavar="S",
         help="processor time for the race to a fixed score, per row; 0: no race (default 180)",

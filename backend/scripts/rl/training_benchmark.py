@@ -6,6 +6,7 @@ Processor time, so that a busy machine disturbs it little; rows take turns, and 
 within each turn.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -239,27 +240,76 @@ def rows() -> list[Row]:
 # --- what is measured ---------------------------------------------------------------------------
 
 
-def speed(row: Row, seconds: float, seed: int = 0) -> tuple[float, float]:
-    """Environment steps and transitions learned per second of processor time."""
-    begin: list[tuple[float, Moment]] = []
-    result: list[tuple[float, float]] = []
+class _Player:
+    """A row that trains in a thread of its own, one slice at a time, when it is its turn."""
 
-    def tick(now: Moment) -> None:
-        if not begin:
-            if now.learned >= WARM_UP:
-                begin.append((time.process_time(), now))
-            return
-        since, first = begin[0]
-        spent = time.process_time() - since
-        if spent >= seconds:
-            result.append(
-                ((now.steps - first.steps) / spent, (now.learned - first.learned) / spent)
-            )
+    def __init__(self, row: Row, seconds: float) -> None:
+        self.row = row
+        self.slices: list[tuple[float, float]] = []  # steps/s, transitions learned/s
+        self._seconds = seconds
+        self._go, self._rests = threading.Semaphore(0), threading.Semaphore(0)
+        self._begin: tuple[float, Moment] | None = None
+        self._stop = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
+
+    def play(self) -> None:
+        """One slice; the first time only as far as the warm-up."""
+        self._go.release()
+        self._rests.acquire()
+        if self._failure is not None:
+            raise self._failure
+
+    def leave(self) -> None:
+        """End the training."""
+        self._stop = True
+        self._go.release()
+        self._thread.join()
+
+    def _train(self) -> None:
+        self._go.acquire()
+        try:
+            self.row.train(0, 100_000_000, False, self._tick)
+        except Enough:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again by `play`
+            self._failure = error
+        self._rests.release()
+
+    def _tick(self, now: Moment) -> None:
+        if self._begin is None:
+            if now.learned < WARM_UP:
+                return
+        else:
+            since, first = self._begin
+            spent = time.thread_time() - since
+            if spent < self._seconds:
+                return
+            steps, learned = now.steps - first.steps, now.learned - first.learned
+            self.slices.append((steps / spent, learned / spent))
+        self._rests.release()
+        self._go.acquire()
+        if self._stop:
             raise Enough
+        self._begin = (time.thread_time(), now)
 
-    with suppress(Enough):
-        row.train(seed, 100_000_000, False, tick)
-    return result[0]
+
+def speeds(chosen: Sequence[Row], seconds: float, turns: int) -> dict[str, list[Any]]:
+    """Steps and transitions learned per second of each row, in slices that take turns.
+
+    A machine's speed drifts with what else runs on it; neighbouring slices see the same machine.
+    Rounds of acting and learning are not cut: MaskablePPO's slices are longer.
+    """
+    players = [_Player(row, seconds) for row in chosen]
+    try:
+        for _ in range(1 + turns):
+            for player in players:
+                player.play()
+    finally:
+        for player in players:
+            player.leave()
+    return {player.row.key: player.slices for player in players}
 
 
 @dataclass(frozen=True)
@@ -344,31 +394,34 @@ def measure(
     if wanted is not None:
         chosen = [row for row in chosen if row.key in wanted]
     torch.set_num_threads(1)
-    speeds: dict[str, list[tuple[float, float]]] = {row.key: [] for row in chosen}
-    for _ in range(turns):
-        for row in chosen:
-            speeds[row.key].append(speed(row, seconds))
-    say("| learner | environment steps/s | transitions learned/s | each turn |")
+    measured = speeds(chosen, seconds, turns)
+    say("| learner | environment steps/s | transitions learned/s | spread |")
     say("|---|---|---|---|")
     for row in chosen:
-        steps, learned = np.array(speeds[row.key]).T
-        each = ", ".join(f"{x:,.0f}" for x in learned)
-        say(f"| {row.title} | {np.median(steps):,.0f} | {np.median(learned):,.0f} | {each} |")
-    say(f"\nMedians of {turns} turns of {seconds:g} s of processor time, rows in turn.\n")
-    say("| transitions learned per second | ratio | each turn |\n|---|---|---|")
+        steps, learned = np.array(measured[row.key]).T
+        low, high = np.percentile(learned, (25, 75))
+        say(
+            f"| {row.title} | {np.median(steps):,.0f} | {np.median(learned):,.0f} "
+            f"| {low:,.0f} to {high:,.0f} |"
+        )
+    say(
+        f"\nMedians and quartiles of {turns} slices of {seconds:g} s of processor time; "
+        "the rows take turns.\n"
+    )
+    say("| transitions learned per second, in the same turn | ratio | spread |\n|---|---|---|")
     ratios = {}
     for title, ours, theirs in RATIOS:
-        if ours in speeds and theirs in speeds:
-            each_turn = [a[1] / b[1] for a, b in zip(speeds[ours], speeds[theirs], strict=True)]
-            ratios[title] = each_turn
-            shown = ", ".join(f"{x:.2f}" for x in each_turn)
-            say(f"| {title} | {np.median(each_turn):.2f} | {shown} |")
+        if ours in measured and theirs in measured:
+            each = [a[1] / b[1] for a, b in zip(measured[ours], measured[theirs], strict=True)]
+            ratios[title] = each
+            low, high = np.percentile(each, (25, 75))
+            say(f"| {title} | {np.median(each):.2f} | {low:.2f} to {high:.2f} |")
     result: dict[str, Any] = {
         "rows": [
             {
                 "key": row.key, "title": row.title,
-                "steps_per_s": [s for s, _ in speeds[row.key]],
-                "learned_per_s": [n for _, n in speeds[row.key]],
+                "steps_per_s": [s for s, _ in measured[row.key]],
+                "learned_per_s": [n for _, n in measured[row.key]],
             }
             for row in chosen
         ],
