@@ -49,8 +49,9 @@ format: install-dev ## Format and mend what can be mended
 	$(BIN)/ruff format backend
 	$(BIN)/ruff check --fix backend
 
-bench: install ## Steps per second of the simulator, with the machine's description
+bench: install-dev ## Speed of the simulator, and of learning beside other libraries
 	$(BIN)/python backend/scripts/rl/benchmark.py env
+	$(BIN)/python backend/scripts/rl/benchmark.py training
 
 clean: ## Remove caches (never data/, results/ or models/)
 	find backend -name __pycache__ -prune -exec rm -rf {} +

@@ -1,9 +1,13 @@
-"""Speed of the simulator: environment steps per second, and how the cost grows.
+"""Speed of the simulator (env), or of learning beside other libraries (training).
 
-A step includes drawing a random valid action, masks, observation, and the sampling of the next
-day where one ends. One thread; processor time, so that a busy machine disturbs it little.
+env: environment steps per second, and how the cost grows. A step includes drawing a random valid
+action, masks, observation, and the sampling of the next day where one ends.
+training: see `training_benchmark`. It needs stable-baselines3 and sb3-contrib
+(requirements-dev.txt).
+One thread; processor time, so that a busy machine disturbs it little.
 """
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +15,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from scripts.rl.command import command_parser, positive_float, provenance, run, write_json
+from scripts.rl.command import (
+    command_parser,
+    positive_float,
+    positive_int,
+    provenance,
+    run,
+    write_json,
+)
 from services.rl.dispatch_env import DispatchEnv
 from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
@@ -22,6 +33,9 @@ from services.rl.simulation.stepping import random_valid_actions
 EXAMPLES = """
 benchmark.py env
 benchmark.py env --seconds 5 --json results/bench.json
+benchmark.py training
+benchmark.py training --turns 20 --limit 300 --json results/training_bench.json
+benchmark.py training --rows sb3,ours --limit 0
 """
 
 PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
@@ -91,12 +105,49 @@ def _rate(step: Callable[[], None], seconds: float, warm_up: int) -> float:
     return float(np.median(rates))
 
 
+def training(arguments: argparse.Namespace) -> int:
+    """Measure learning and print."""
+    # Torch and the other libraries take seconds to load: not for the simulator.
+    from scripts.rl.training_benchmark import measure
+
+    say = (lambda *_: None) if arguments.quiet else print
+    result = measure(
+        None if arguments.rows is None else arguments.rows.split(","),
+        seconds=arguments.seconds or 1.0,
+        turns=arguments.turns,
+        limit_s=arguments.limit,
+        margin=arguments.margin,
+        say=say,
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, {**result, **provenance()})
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = command_parser((__doc__ or "").splitlines()[0], EXAMPLES)
-    parser.add_argument("what", choices=["env"], help="env: the simulator")
-    parser.add_argument("--seconds", type=positive_float, default=3.0, help="per row (default 3)")
+    parser = command_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("what", choices=["env", "training"], help="simulator, or learning")
+    parser.add_argument(
+        "--seconds", type=positive_float, help="per row (default 3; training: 1 per slice)"
+    )
+    learning = parser.add_argument_group("training")
+    learning.add_argument("--rows", help="which, by comma (default all)")
+    learning.add_argument(
+        "--turns", type=positive_int, default=12, help="slices per row (default 12)"
+    )
+    learning.add_argument(
+        "--limit", type=float, default=180.0, metavar="S",
+        help="processor time for the race to a fixed score, per row; 0: no race (default 180)",
+    )  # fmt: skip
+    learning.add_argument(
+        "--margin", type=float, default=48.0,
+        help="the fixed score lies this far below that of `nearest` (default 48)",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
+    if arguments.what == "training":
+        return training(arguments)
+    arguments.seconds = arguments.seconds or 3.0
     machine = provenance()["machine"]
     say = (lambda *_: None) if arguments.quiet else print
     say(f"{machine['processor']}, {machine['cpus']} CPUs, Python {machine['python']}; one thread")

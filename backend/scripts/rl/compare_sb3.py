@@ -40,10 +40,7 @@ JUDGE_SEED = 3_000_000
 """First seed of the judging episodes: the same for all, never trained or selected on."""
 
 IMPLEMENTATIONS = ("ours", "sb3")
-LEARNER = (
-    "dqn_agent.py", "q_networks.py", "replay_buffer.py",
-    "training/streams.py", "training/task.py", "training/trainer.py",
-)  # fmt: skip
+LEARNER = ("dqn_agent.py", "q_networks.py", "replay_buffer.py")
 """Files on which our results depend: with another content they are computed anew."""
 
 _CODE = [

@@ -126,9 +126,7 @@ class DQNAgent:
         self, states: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float32]:
         """Q of every action ``(B, A)`` in reward units; those not considered are at `FLOOR`."""
-        with torch.no_grad():
-            q = self.online.values(self.online.prepare(states, masks))
-        values: npt.NDArray[np.float32] = q.cpu().numpy()
+        values = self._scores(states, masks)
         considered = ~(values < 0.5 * FLOOR)  # not "above": a NaN must stay one, to be seen
         values[considered] /= np.float32(self.options.reward_scale)
         return values
@@ -153,18 +151,28 @@ class DQNAgent:
         if not masks.any(axis=1).all():
             raise UsageError("a state has no valid action: WAIT is always one")
         e = self.epsilon if epsilon is None else epsilon
-        q = self.q_values(states, masks)
+        q = self._scores(states, masks)
         if not np.isfinite(q).all():
             raise PolicyError("a value is not finite: the network or its input is broken")
         if e > 0.0 and self.options.exploration == "noise":
             noise: npt.NDArray[np.float32] = self.random.standard_normal(q.shape, dtype=np.float32)
-            q += noise * np.float32(e * self.options.noise_scale)  # FLOOR stays far below
+            scale = e * self.options.noise_scale * self.options.reward_scale
+            q += noise * np.float32(scale)  # FLOOR stays far below
         actions: npt.NDArray[np.int64] = np.argmax(q, axis=1)
         if e > 0.0 and self.options.exploration == "epsilon":
             explore = self.random.random(len(states)) < e
             if explore.any():
                 actions[explore] = self._random(q[explore] > 0.5 * FLOOR)
         return actions
+
+    def _scores(
+        self, states: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
+        """Q of every action ``(B, A)`` as the network gives it, scaled."""
+        with torch.inference_mode():
+            q = self.online.values(self.online.prepare(states, masks))
+        values: npt.NDArray[np.float32] = q.cpu().numpy()
+        return values
 
     def select_action(
         self,

@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_decide_is_one_sentence(models, policy, folder, fin
 
 
 def test_a_flat_network_serves_one_fleet_size(models):
-    with pytest.raises(PolicyError, match="trained for 3 drivers, scenario .* has 10"):
+    with pytest.raises(PolicyError, match=r"trained for 3 drivers, scenario .* has 10"):
         make_policy("dqn", load_scenario("geneva"), model=best(models, "flat"))
 
 
