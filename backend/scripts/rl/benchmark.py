@@ -141,8 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="processor time for the race to a fixed score, per row; 0: no race (default 180)",
     )  # fmt: skip
     learning.add_argument(
-        "--margin", type=float, default=48.0,
-        help="the fixed score lies this far below that of `nearest` (default 48)",
+        "--margin", type=float, default=480.0,
+        help="the fixed score lies this far below that of `nearest` (default 480: about half-way "
+        "from `random`)",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.what == "training":

@@ -167,6 +167,8 @@ def train_ours(problem: Problem, seed: int, episodes: int) -> dict[str, Any]:
         result = trainer.train()
     finally:
         trainer.cleanup()
+    if result.stopped != "done":  # the trainer leaves cleanly; a part of a training is no result
+        raise KeyboardInterrupt
     seconds = time.process_time() - begun
     last = {k: v.detach().cpu().numpy() for k, v in trainer.agent.online.state_dict().items()}
     best = read_arrays(result.folder / "checkpoints" / "best")

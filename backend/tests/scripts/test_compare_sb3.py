@@ -38,6 +38,15 @@ def test_a_tiny_comparison_prints_its_rows_and_is_not_computed_twice(
         main([*TINY[:-1], "4", "--quiet"])  # other settings, other results
 
 
+def test_an_interrupted_training_is_no_result(atmr_home, monkeypatch):
+    from services.rl.training.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "_vector_step", lambda self: self._interrupt(2, None))
+    with pytest.raises(KeyboardInterrupt):
+        main([*TINY, "--quiet"])
+    assert not list((atmr_home / "data" / "rl" / "cache").rglob("*.json"))
+
+
 def test_target_networks_follow_equally_often():
     # 10 steps lie within a round of 256; of 4 updates per 4 steps, 250 steps are 250 updates.
     assert PROBLEMS["CartPole-v1"].updates_per_target == 128
