@@ -153,7 +153,10 @@ class DQNAgent:
         e = self.epsilon if epsilon is None else epsilon
         q = self._scores(states, masks)
         if not np.isfinite(q).all():
-            raise PolicyError("a value is not finite: the network or its input is broken")
+            broken = np.flatnonzero(~np.isfinite(states).all(axis=1))
+            if broken.size:
+                raise PolicyError(f"the observation of row {int(broken[0])} is not finite")
+            raise PolicyError("a value is not finite: the network is broken")
         if e > 0.0 and self.options.exploration == "noise":
             noise: npt.NDArray[np.float32] = self.random.standard_normal(q.shape, dtype=np.float32)
             scale = e * self.options.noise_scale * self.options.reward_scale

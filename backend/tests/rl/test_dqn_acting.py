@@ -75,8 +75,9 @@ def test_epsilon_is_the_share_of_uniform_actions():
 
 def test_noise_prefers_what_is_nearly_as_good():
     agent = agent_of(exploration="noise", noise_scale=1.0)
-    agent.q_values = lambda rows, masks: np.tile(
-        np.array([0.0, -0.5, -50.0], dtype=np.float32), (len(rows), 1)
+    scale = agent.options.reward_scale  # the network's own unit
+    agent._scores = lambda rows, masks: np.tile(
+        scale * np.array([0.0, -0.5, -50.0], dtype=np.float32), (len(rows), 1)
     )
     row, mask = np.zeros((5000, 3), dtype=np.float32), np.ones((5000, 3), dtype=np.bool_)
     counts = np.bincount(agent.select_actions(row, mask, 1.0), minlength=3) / 5000

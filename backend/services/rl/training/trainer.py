@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.dqn_agent import AgentOptions, DQNAgent
-from services.rl.errors import AtmrError, DataError, TrainingError
+from services.rl.errors import AtmrError, DataError, PolicyError, TrainingError
 from services.rl.policies.model_files import ModelManifest, file_sha256
 from services.rl.q_networks import PairQNetwork
 from services.rl.replay_buffer import ReplayBuffer
@@ -209,7 +209,7 @@ class Trainer:
             if stopped != "interrupted" and not self._polish():
                 stopped = "interrupted"
             self._conclude(stopped)
-        except DataError as error:
+        except (DataError, PolicyError) as error:  # numbers that are none
             where = self._save_evidence()
             raise TrainingError(
                 f"step {self.agent.steps}: {error}; the state is in {where}"

@@ -99,7 +99,7 @@ def test_the_loss_is_looked_at_when_it_is_logged(atmr_home, monkeypatch):
     from services.rl.training import trainer
 
     monkeypatch.setattr(trainer, "_LOG_EVERY", 2)
-    run = Trainer("geneva_small", tiny())
+    run = Trainer("geneva_small", tiny(hyperparameters={"gradient_steps": 2}))
     monkeypatch.setattr(
         run.agent, "targets", lambda batch: torch.full((len(batch.action),), float("nan"))
     )
