@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from scripts.rl import evaluate, train_dqn
 from scripts.rl.command import exit_code
@@ -36,6 +37,18 @@ def tiny_config(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Drawing takes longer than a tiny run; a test that asks for ``pictures`` gets them."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(trainer_module, "learning_curve", lambda *_: Figure(figsize=(0.1, 0.1)))
+
+
+@pytest.fixture
+def pictures():
+    """Draw the learning curve."""
+
+
 def train(*arguments):
     return exit_code(train_dqn.main, [*arguments])
 
@@ -50,7 +63,7 @@ def sentence(capsys):
 # --- modes and layout ----------------------------------------------------------------------------
 
 
-def test_sanity_mode_leaves_the_documented_files(atmr_home, capsys):
+def test_sanity_mode_leaves_the_documented_files(atmr_home, capsys, pictures):
     assert train("--mode", "sanity", "--scenario", "geneva_small", "--name", "first") == 0
     said = capsys.readouterr().out
     assert said.count("sanity: ") == 5
@@ -107,7 +120,7 @@ def assert_events(folder):
 def test_training_numbers_are_logged(atmr_home, monkeypatch, tiny_config):
     monkeypatch.setattr(trainer_module, "_LOG_EVERY", 5)
     run = ["--scenario", "geneva_small", "--config", tiny_config, "--name", "logged"]
-    assert train(*run, "--timesteps", "1200", "--quiet") == 0
+    assert train(*run, "--timesteps", "800", "--quiet") == 0
     folder = atmr_home / "results" / "logged"
     lines = [json.loads(x) for x in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if line["group"] == "train"]

@@ -152,10 +152,9 @@ def pair_policy(
     arrays = read_arrays(folder)
     try:
         network = pair_weights(arrays, scale=1.0 / manifest.reward_scale)
-        whole = network.pair_hidden.shape == (shape["hidden"], shape["hidden"])
-    except KeyError:  # such as a saved buffer, which has no network
-        whole = False
-    if not whole:
+    except PolicyError as error:  # such as a saved buffer, which has no network
+        raise PolicyError(f"{folder}: {error}") from error
+    if network.pair_hidden.shape != (shape["hidden"], shape["hidden"]):
         raise PolicyError(f"{folder}: the parameters are not of the network the manifest names")
     trained_on = manifest.environment.get("scenario", "?")
     note = f"{folder.parent.parent.name or folder.name}, trained on {trained_on}"

@@ -87,9 +87,7 @@ class FlatPolicy:
         try:
             self._forward = FlatForward(arrays, dueling=bool(manifest.network.get("dueling")))
         except KeyError as error:
-            raise PolicyError(
-                f"{folder}: the parameters are not of the network the manifest names"
-            ) from error
+            raise PolicyError(f"{folder}: the flat network has no parameter {error}") from error
         self._scenario, self._source = scenario, source
         self._host: HostWorld | None = None
         # Batches of days are played on engines of the standard layout; others one by one.
