@@ -52,9 +52,9 @@ def test_imitation_approaches_the_teacher(atmr_home):
         hyperparameters={"pair_hidden": 16, "batch_size": 64},
         evaluation={"n_eval_episodes": 32},
     )
-    run, _, shown = shown_by("matching", config, 24)
+    run, _, shown = shown_by("matching", config, 12)
     start, untaught = all_loss(run.agent, shown), run.evaluate().mean
-    imitate(run.agent, shown, 12, np.random.default_rng(0), learning_rate=3e-3)
+    imitate(run.agent, shown, 10, np.random.default_rng(0), learning_rate=3e-3)
     teacher = run.task.baselines(config)["matching"]
     taught = run.evaluate().mean
     assert all_loss(run.agent, shown) < 0.5 * start
