@@ -202,6 +202,17 @@ def test_a_trained_network_is_evaluated(atmr_home, tiny_config, capsys):
     assert "there is no manifest.json" in sentence(capsys)
 
 
+def test_a_report_draws_the_trained_policy(atmr_home, tiny_config, tmp_path):
+    """It plays the best policy's day again for the figures: the network must be at hand."""
+    train = ["--scenario", "geneva_small", "--config", str(tiny_config), "--name", "drawn"]
+    assert exit_code(train_dqn.main, [*train, "--no-sanity-checks", "--quiet"]) == 0
+    best = atmr_home / "results" / "drawn" / "checkpoints" / "best"
+    asked = ["--scenario", "geneva_small", "--policies", "dqn_matching", "--model", str(best)]
+    report = tmp_path / "report"
+    assert exit_code(evaluate.main, [*asked, "--days", "2", "--report", str(report)]) == 0
+    assert (report / "gantt.png").is_file()
+
+
 def test_a_flat_network_is_evaluated(atmr_home, tiny_config, capsys):
     arguments = ["--scenario", "geneva_small", "--network", "flat", "--config", tiny_config]
     assert train(*arguments, "--name", "flat", "--timesteps", "200", "--quiet") == 0

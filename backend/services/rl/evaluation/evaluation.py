@@ -35,6 +35,7 @@ class Evaluation:
         results: One per policy, in the order asked.
         reference: Policy that the others are compared with.
         hindsight: One per day, if asked for.
+        model: Folder of the trained network that learned policies used.
     """
 
     book: DayBook
@@ -42,6 +43,7 @@ class Evaluation:
     results: list[DayResults]
     reference: str
     hindsight: list[Hindsight] = field(default_factory=list)
+    model: Path | None = None
 
     def result(self, policy: str) -> DayResults:
         """Results of one policy."""
@@ -225,7 +227,7 @@ def run_evaluation(
                 on_day=tick,
             )
         )
-    evaluation = Evaluation(book, split, results, reference)
+    evaluation = Evaluation(book, split, results, reference, model=model)
     if "hindsight" in policies:
         tick = progress("hindsight", len(book)) if progress else None
         evaluation.hindsight = _yardstick(evaluation, hindsight_seconds, jobs, cached, tick)

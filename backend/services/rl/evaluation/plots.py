@@ -42,7 +42,9 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
     files = [_kpi_bars(evaluation, folder / "kpis.png")]
     best = max(evaluation.results, key=lambda r: float(r.kpi("reward").mean())).policy
     engine = evaluation.book.engine([0])
-    policy = make_policy(best, evaluation.book.scenario, source=evaluation.book.source)
+    policy = make_policy(
+        best, evaluation.book.scenario, source=evaluation.book.source, model=evaluation.model
+    )
     play_day(policy, engine)
     label = evaluation.book.labels[0]
     files.append(_gantt(engine, f"{best}, {label}", folder / "gantt.png"))
