@@ -193,8 +193,8 @@ class ReplayBuffer:
 
         Raises:
             DataError: If a reward, a duration or an observation is not finite, a duration is
-                negative, there is no such action, or a next state that is not final has no valid action; nothing is
-                stored then.
+                negative, there is no such action, or a next state that is not final has no valid
+                action; nothing is stored then.
         """
         _check_finite("reward", reward)
         _check_finite("dt", dt)

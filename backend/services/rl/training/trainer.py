@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.dqn_agent import AgentOptions, DQNAgent
 from services.rl.errors import AtmrError, DataError, PolicyError, TrainingError
-from services.rl.policies.model_files import ModelManifest, file_sha256
+from services.rl.policies.model_files import ModelManifest, file_sha256, settled
 from services.rl.q_networks import PairQNetwork
 from services.rl.replay_buffer import ReplayBuffer
 from services.rl.simulation.scenarios import Scenario, load_scenario
@@ -34,9 +35,11 @@ from .checkpoints import (
     TRAINING_FILE,
     RotatingCheckpoints,
     disk_reason,
+    forget_run,
     read_model,
     read_state,
     read_tensors,
+    sole_writer,
     write_checkpoint,
 )
 from .config import TrainingConfig, config_json
@@ -44,6 +47,8 @@ from .imitation import Demonstrations, keep_imitating, teacher_of
 from .run_log import RunLog, learning_curve
 from .task import DispatchTask, GymnasiumTask, Score, Task
 
+# `timeout` and process managers signal a process and its group: that is one request.
+_ONE_REQUEST_S = 1.0
 _LOG_EVERY = 100  # updates; reading a loss waits for the device
 # A checkpoint's arrays, and what its numbers mean, hang on these.
 _SAME_HYPERPARAMETERS = (
@@ -154,8 +159,10 @@ class Trainer:
         self._mask: Any = None
         self._log: RunLog | None = None
         self._interrupted = False
+        self._asked_at = 0.0
         self._resumed = False
         self._keep: Any = None
+        self._held: ExitStack | None = None
         self._last_saved = 0.0
         self._saved: tuple[Any, ...] = ()
         self._shown_sha256: str | None = None
@@ -181,6 +188,9 @@ class Trainer:
         finally:
             _restore_interrupts(previous)
             self._close_log()
+            if self._held is not None:
+                self._held.close()
+                self._held = None
         evaluations = self.progress.evaluations
         return TrainingResult(
             folder=self.folder,
@@ -225,9 +235,11 @@ class Trainer:
         self._close_log()
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._interrupted:
+        now = time.monotonic()
+        if not self._interrupted:
+            self._interrupted, self._asked_at = True, now
+        elif now - self._asked_at > _ONE_REQUEST_S:
             raise KeyboardInterrupt  # asked twice: leave at once
-        self._interrupted = True
 
     def _finished(self) -> bool:
         if self.episodes is not None:
@@ -240,6 +252,7 @@ class Trainer:
 
     def _begin(self) -> None:
         config = self.config
+        self._hold_folder()
         if self._state is not None:  # of this process: goes on after an interruption
             self._interrupted = False
             written = (self.folder / "logs" / "metrics.jsonl").stat().st_size
@@ -249,13 +262,20 @@ class Trainer:
             self._resume(config.checkpoint_path)
         else:
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self._hold_folder()
             self.latest.clear()
-            for numbered in (self.folder / "checkpoints").glob("episode_*"):
-                shutil.rmtree(numbered)
+            forget_run(self.folder)
             self._log = RunLog(self.folder, config.experiment_name)
             self._state, self._mask = self.stream.reset()
             self._write_config()
         self._last_saved = time.monotonic()
+
+    def _hold_folder(self) -> None:
+        """Let no other process write the run's folder, as soon as there is one."""
+        if self._held is None and self.folder.is_dir():
+            held = ExitStack()
+            held.enter_context(sole_writer(self.folder))
+            self._held = held
 
     def _vector_step(self) -> None:
         agent, h, progress = self.agent, self.config.hyperparameters, self.progress
@@ -552,13 +572,15 @@ class Trainer:
         if state["replay"]:
             agent.buffer.restore(folder)
         state_and_mask = self.stream.restore(folder)
-        if not (self.folder / "checkpoints" / "best").exists():  # going on under another name
+        if not settled(self.folder / "checkpoints" / "best").exists():  # under another name
             self.progress.best, self.progress.since_best = None, 0
         plan = self.config.warm_start
         if plan.teacher is not None and plan.keep_weight > 0:
             self._shown_sha256 = state.get("demonstrations")
             self._keep_imitating(self._demonstrations_of(folder))
         # Everything could be read: from here on the run's files are written.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hold_folder()
         self._log = RunLog(
             self.folder, self.config.experiment_name, int(state["metrics_bytes"]), agent.steps
         )
@@ -632,7 +654,10 @@ class Trainer:
                 for name in _SAME_HYPERPARAMETERS
             },
             "environment.reward_timing": ("environment", "reward_timing"),
+            # What scores mean: the best so far is compared with them.
             "evaluation.n_eval_episodes": ("evaluation", "n_eval_episodes"),
+            "evaluation.policy": ("evaluation", "policy"),
+            "evaluation.deterministic": ("evaluation", "deterministic"),
         }
         differing = [
             (shown, then[group].get(name), now[group][name])
