@@ -222,8 +222,8 @@ def test_a_trained_network_is_evaluated(atmr_home, tiny_config, capsys):
 
 def test_a_report_draws_the_trained_policy(atmr_home, tiny_config, tmp_path):
     """It plays the best policy's day again for the figures: the network must be at hand."""
-    train = ["--scenario", "geneva_small", "--config", str(tiny_config), "--name", "drawn"]
-    assert exit_code(train_dqn.main, [*train, "--no-sanity-checks", "--quiet"]) == 0
+    where = ["--scenario", "geneva_small", "--config", str(tiny_config), "--name", "drawn"]
+    assert train(*where, "--timesteps", "200", "--quiet") == 0
     best = atmr_home / "results" / "drawn" / "checkpoints" / "best"
     asked = ["--scenario", "geneva_small", "--policies", "dqn_matching", "--model", str(best)]
     report = tmp_path / "report"
