@@ -133,7 +133,7 @@ def learning_curve(folder: Path, title: str, baselines: dict[str, float] | None 
         steps, score = _points(judged, "score")
         label = "validation days" if dispatch else "evaluation episodes"
         axes.plot(steps, score, color="#1f5fbf", marker="o", markersize=3, label=label)
-        _band(axes, folder)
+        _band(axes, folder, "days" if dispatch else "episodes")
         best = int(np.nanargmax(score))
         axes.plot(steps[best], score[best], "*", color="#d9822b", markersize=12, label="best")
     for style, (name, value) in zip(
@@ -150,7 +150,7 @@ def learning_curve(folder: Path, title: str, baselines: dict[str, float] | None 
     return figure
 
 
-def _band(axes: Any, folder: Path) -> None:
+def _band(axes: Any, folder: Path, unit: str) -> None:
     """The 95 % interval of the score over the days it is a mean of."""
     path = folder / "eval" / "evaluations.npz"
     if not path.is_file():
@@ -163,7 +163,7 @@ def _band(axes: Any, folder: Path) -> None:
     estimates = [estimate(row) for row in results]
     axes.fill_between(
         steps, [e.low for e in estimates], [e.high for e in estimates], color="#1f5fbf",
-        alpha=0.12, linewidth=0, label=f"95 % interval over the {count}",
+        alpha=0.12, linewidth=0, label=f"95 % interval, {count} {unit}",
     )  # fmt: skip
 
 
