@@ -1,12 +1,19 @@
 """Everything in one run: history, data set, demand model, a trained network, policies compared.
 
 Invents 90 days of a company's history in SQLite, collects them into a data set, fits a demand
-model, tunes the matcher and trains the pair network on it, and plays the policies on the history's
-validation days and on simulated days.
+model, tunes the matcher and trains the pair network on it, and plays the policies on
+the history's validation days, replayed, and on simulated days.
 """
 
+import io
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from scripts.rl import (
     collect_historical_data,
@@ -17,11 +24,17 @@ from scripts.rl import (
 )
 from scripts.rl.command import command_parser, positive_int, run, seed_number, write_json
 from services.rl import paths
+from services.rl.evaluation.paired import Estimate, estimate, paired_difference
+from services.rl.simulation.types import FloatArray
 
 EXAMPLES = """
 demo.py
 demo.py --days 60 --seed 3
 """
+
+
+JUDGED = 64
+"""Validation days on which step 4 chooses its best model; step 6 plays the days after them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     history = paths.data_dir() / "demo_history.sqlite"
     folder = paths.data_dir() / "history" / "demo"
     results = paths.results_dir() / "demo"
+    replayed, simulated = results / "replayed_days", results / "simulated_days"
     trained = paths.results_dir() / "demo_dqn"
     model = trained / "checkpoints" / "best"
     seed = ["--seed", str(arguments.seed)]
     steps = (
         (
-            f"1/6  A company's history: {arguments.days} days in SQLite",
+            f"1/6  An invented company's history: {arguments.days} days in SQLite",
             generate_history.main,
             ["--days", str(arguments.days), "--out", str(history), *seed],
         ),
@@ -51,42 +65,43 @@ def main(argv: Sequence[str] | None = None) -> int:
              "--out", str(folder), "--name", "demo", *seed],
         ),
         (
-            "3/6  Tune the matcher on simulated training days (the first run compiles)",
+            "3/6  Tune the matcher on simulated training days; the first run compiles for minutes",
             tune_matching.main,
             ["--scenario", str(folder / "scenario.yaml"), "--generations", "30",
              "--population", "16", "--days", "32", *seed],
         ),
         (
-            "4/6  Train the pair network on simulated training days, a minute",
+            "4/6  Train the pair network on simulated training days: a minute or two",
             train_dqn.main,
             ["--mode", "quick", "--scenario", str(folder / "scenario.yaml"), "--name", "demo_dqn",
              "--timesteps", "32000", *seed],
         ),
         (
-            "5/6  Real days: policies on the history's validation days",
+            "5/6  Replayed days: policies on the last days of that history",
             evaluate.main,
             ["--scenario", str(folder / "replay.yaml"), "--days", "6",
              "--policies",
              "random,nearest,cheapest,matching,matching_linear,rolling,dqn_matching,hindsight",
              "--model", str(model),
              "--budget-ms", "100", "--hindsight-seconds", "4",
-             "--report", str(results / "real_days"),
-             "--json", str(results / "real_days" / "evaluation.json"), *seed],
+             "--report", str(replayed),
+             "--json", str(replayed / "evaluation.json"), *seed],
         ),
         (
             "6/6  Simulated days: the same on 200 days drawn from the fitted demand",
             evaluate.main,
             ["--scenario", str(folder / "scenario.yaml"), "--days", "200",
+             "--first-day", str(JUDGED),
              "--policies", "random,nearest,cheapest,matching,matching_linear,dqn,dqn_matching",
              "--model", str(model),
-             "--report", str(results / "simulated_days"),
-             "--json", str(results / "simulated_days" / "evaluation.json"), *seed],
+             "--report", str(simulated),
+             "--json", str(simulated / "evaluation.json"), *seed],
         ),
     )  # fmt: skip
     for title, step, options in steps:
         if not arguments.quiet:
             print(f"\n== {title}", flush=True)
-        code = step([*options, *quiet])
+        code = _unprompted(step, [*options, *quiet])
         if code:
             return code
     spent = time.perf_counter() - begin
@@ -99,9 +114,69 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nDone in {spent:.0f} s. Where the results lie:")
         print(f"  {folder / 'report.md'}  (the history: rows, demand, map, fit)")
         print(f"  {trained / 'learning_curve.png'}  (what the network learned)")
-        print(f"  {results / 'real_days' / 'report.md'}  (policies on real days)")
-        print(f"  {results / 'simulated_days' / 'report.md'}  (policies on simulated days)")
+        print(f"  {replayed / 'report.md'}  (policies on replayed days)")
+        print(f"  {simulated / 'report.md'}  (policies on simulated days)")
+        print(f"\n{conclusion(_read(simulated), _read(replayed))}")
     return 0
+
+
+def conclusion(simulated: dict[str, Any], replayed: dict[str, Any]) -> str:
+    """What the demonstration found, in a few sentences.
+
+    Args:
+        simulated: Document of the evaluation on simulated days.
+        replayed: The same of the replayed days.
+    """
+    rewards = _rewards(simulated)
+    ranked = sorted(rewards, key=lambda name: float(rewards[name].mean()), reverse=True)
+    winner, second = ranked[0], ranked[1]
+    leads = [
+        f"{_shown(d := paired_difference(rewards[winner], rewards[name]))} more than {name} "
+        f"({_certainty(d)})"
+        for name in dict.fromkeys(("matching", "nearest", second))
+        if name != winner
+    ]
+    days, few = len(rewards[winner]), len(next(iter(_rewards(replayed).values())))
+    wide = estimate(_rewards(replayed)["matching"]).half_width
+    narrow = estimate(rewards["matching"]).half_width
+    return (
+        f"On {days} simulated days that the network had not seen, {winner} earned most, "
+        f"{rewards[winner].mean():.1f} a day: {'; '.join(leads)}.\n"
+        f"{few} replayed days cannot rank the policies: a mean there is known to ± {wide:.0f}, "
+        f"on the simulated days to ± {narrow:.0f}.\n"
+        "The company is invented: on your own history the order may differ."
+    )
+
+
+def _rewards(document: dict[str, Any]) -> dict[str, FloatArray]:
+    return {p["name"]: np.array(p["per_day"]["reward"]) for p in document["policies"]}
+
+
+def _shown(difference: Estimate) -> str:
+    return f"{difference.mean:.1f} ± {difference.half_width:.1f}"
+
+
+def _certainty(difference: Estimate) -> str:
+    return "certain at 95 %" if difference.excludes_zero else "not certain: it may be 0"
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return document
+
+
+def _unprompted(step: Callable[[Sequence[str] | None], int], options: list[str]) -> int:
+    """Run a step; training's advice on what to run next would stand in the way here."""
+    if step is not train_dqn.main:
+        return step(options)
+    held = io.StringIO()
+    try:
+        with redirect_stdout(held):
+            return step(options)
+    finally:
+        for line in held.getvalue().splitlines():
+            if not line.startswith("evaluate it: "):
+                print(line)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from services.rl.simulation.scenarios import Scenario, Split
 from services.rl.simulation.travel import TravelTables
 from services.rl.simulation.types import Day, FloatArray
 
+from .caveats import caveats, load_average
 from .paired import Estimate, estimate, gap_closed, paired_difference
 from .runner import Ask, DayBook, DayResults, evaluate_policy
 
@@ -36,6 +37,7 @@ class Evaluation:
         reference: Policy that the others are compared with.
         hindsight: One per day, if asked for.
         model: Folder of the trained network that learned policies used.
+        notes: What limits what the results say, a sentence each.
     """
 
     book: DayBook
@@ -44,6 +46,7 @@ class Evaluation:
     reference: str
     hindsight: list[Hindsight] = field(default_factory=list)
     model: Path | None = None
+    notes: list[str] = field(default_factory=list)
 
     def result(self, policy: str) -> DayResults:
         """Results of one policy."""
@@ -110,6 +113,7 @@ class Evaluation:
                 "per_day": [h.value for h in self.hindsight],
                 "source_per_day": [h.source for h in self.hindsight],
             },
+            "notes": self.notes,
         }
 
 
@@ -211,6 +215,7 @@ def run_evaluation(
         reference = preferred[0] if preferred else played[0]
     if reference not in played:
         raise UsageError(f"--reference {reference!r} is not among the policies {','.join(played)}")
+    load = load_average()  # before our own work adds to it
     results = []
     for name in named:
         tick = progress(name, len(book)) if progress else None
@@ -228,6 +233,7 @@ def run_evaluation(
             )
         )
     evaluation = Evaluation(book, split, results, reference, model=model)
+    evaluation.notes = caveats(book, split, results, model, load)
     if "hindsight" in policies:
         tick = progress("hindsight", len(book)) if progress else None
         evaluation.hindsight = _yardstick(evaluation, hindsight_seconds, jobs, cached, tick)

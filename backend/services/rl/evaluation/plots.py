@@ -1,4 +1,4 @@
-"""Plots of an evaluation: KPI bars with intervals, a day's Gantt per driver, a map."""
+"""Plots of an evaluation: KPIs with intervals, a day's Gantt per driver, a map."""
 
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,24 @@ from services.rl.simulation.scenarios import MatrixTravel
 from services.rl.simulation.types import BookingStatus
 
 from .evaluation import Evaluation
-from .paired import estimate
+from .kpi_figure import BLUE, GREY, ORANGE, RED, SKY, kpi_figure
+from .report import best_policy
 from .runner import play_day
 
-# Okabe and Ito's palette, legible to the colour-blind.
-BLUE, ORANGE, GREEN, RED, GREY, SKY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#8A8A8A",
-    "#56B4E9",
-)
-BARS = (
-    ("reward", "Reward per day"),
-    ("completion_pct", "Completed, %"),
-    ("on_time_pct", "On time, %"),
-    ("unserved", "Unserved per day"),
-    ("wait_p95_min", "95th percentile of wait, min"),
-    ("deadhead_km_per_trip", "Empty km per trip"),
-)
+DOING = {
+    "empty to the pickup": GREY,
+    "waits for the window": "#DDDDDD",
+    "boards / alights": SKY,
+    "patient aboard": BLUE,
+    "patient aboard, picked up late": RED,
+}
+"""What a driver does, and its colour in the Gantt."""
 
 
 def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write all plots; the Gantt and the map show the first day under the best policy."""
-    files = [_kpi_bars(evaluation, folder / "kpis.png")]
-    best = max(evaluation.results, key=lambda r: float(r.kpi("reward").mean())).policy
+    files = [_save(kpi_figure(evaluation), folder / "kpis.png")]
+    best = best_policy(evaluation).policy
     engine = evaluation.book.engine([0])
     policy = make_policy(
         best, evaluation.book.scenario, source=evaluation.book.source, model=evaluation.model
@@ -60,36 +52,6 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _kpi_bars(evaluation: Evaluation, path: Path) -> Path:
-    names = evaluation.names()
-    figure = Figure(figsize=(11, 0.9 + 0.42 * len(names) * 2 + 1.4), layout="constrained")
-    axes = figure.subplots(2, 3)
-    for axis, (kpi, title) in zip(axes.flat, BARS, strict=True):
-        values = [estimate(evaluation.result(n).kpi(kpi)) for n in names]
-        means = [v.mean for v in values]
-        errors = [v.half_width if np.isfinite(v.half_width) else 0.0 for v in values]
-        colours = [GREY if n != evaluation.reference else BLUE for n in names]
-        axis.barh(names, means, xerr=errors, color=colours, height=0.65, ecolor="black", capsize=2)
-        if kpi == "reward" and evaluation.hindsight:
-            ceiling = float(evaluation.hindsight_rewards().mean())
-            axis.axvline(ceiling, color=GREEN, linestyle="--", linewidth=1.5)
-            axis.text(
-                ceiling, 1.01, "hindsight", color=GREEN, ha="center", va="bottom", fontsize=8,
-                transform=axis.get_xaxis_transform(),
-            )  # fmt: skip
-        axis.invert_yaxis()
-        axis.set_title(title, fontsize=10, pad=14 if kpi == "reward" else 6)
-        axis.axvline(0, color="black", linewidth=0.6)
-        axis.tick_params(labelsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(
-        f"{evaluation.book.scenario.name}: {len(evaluation.book)} {evaluation.split} days, "
-        f"means and 95 % intervals (blue: reference)",
-        fontsize=11,
-    )
-    return _save(figure, path)
-
-
 def _clock(engine: Engine, minutes: float) -> str:
     total = round(minutes) + engine.scenario.rules.day_start_min
     return f"{total // 60 % 24:02d}:{total % 60:02d}"
@@ -100,18 +62,21 @@ def _gantt(engine: Engine, title: str, path: Path) -> Path:
     drivers = engine.num_drivers
     figure = Figure(figsize=(13, max(3.0, 0.34 * drivers + 1.6)), layout="constrained")
     axis = figure.subplots()
+    drawn = set()
     for row in history[history["driver"] >= 0]:
         y = int(row["driver"])
         late = row["pickup_min"] > row["window_end_min"]
-        for start, end, colour in (
-            (row["depart_min"], row["arrive_min"], GREY),
-            (row["arrive_min"], row["pickup_min"], "#DDDDDD"),
-            (row["pickup_min"], row["leave_min"], SKY),
-            (row["leave_min"], row["dropoff_min"], RED if late else BLUE),
-            (row["dropoff_min"], row["done_min"], SKY),
-        ):
+        for start, end, what in (
+            (row["depart_min"], row["arrive_min"], "empty to the pickup"),
+            (row["arrive_min"], row["pickup_min"], "waits for the window"),
+            (row["pickup_min"], row["leave_min"], "boards / alights"),
+            (row["leave_min"], row["dropoff_min"],
+             "patient aboard, picked up late" if late else "patient aboard"),
+            (row["dropoff_min"], row["done_min"], "boards / alights"),
+        ):  # fmt: skip
             if end > start:
-                axis.barh(y, end - start, left=start, height=0.7, color=colour, linewidth=0)
+                axis.barh(y, end - start, left=start, height=0.7, color=DOING[what], linewidth=0)
+                drawn.add(what)
     shifts = engine.day(0).drivers
     for d in range(min(drivers, len(shifts))):
         for moment in (shifts[d]["shift_start_min"], shifts[d]["shift_end_min"]):
@@ -126,11 +91,7 @@ def _gantt(engine: Engine, title: str, path: Path) -> Path:
     axis.set_title(f"A day per driver — {title}", fontsize=11)
     axis.legend(
         handles=[
-            Patch(color=GREY, label="empty to the pickup"),
-            Patch(color="#DDDDDD", label="waits for the window"),
-            Patch(color=SKY, label="boards / alights"),
-            Patch(color=BLUE, label="patient aboard"),
-            Patch(color=RED, label="patient aboard, picked up late"),
+            *(Patch(color=colour, label=what) for what, colour in DOING.items() if what in drawn),
             Line2D([], [], color="black", label="shift begins / ends"),
         ],
         ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False,
@@ -140,7 +101,9 @@ def _gantt(engine: Engine, title: str, path: Path) -> Path:
 
 def _map(engine: Engine, title: str, path: Path) -> Path:
     history = engine.history(0)
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    base = engine.scenario.place.base
+    stretch = 1.0 / np.cos(np.radians(base.lat))
+    figure = Figure(figsize=_map_size(history, stretch), layout="constrained")
     axis = figure.subplots()
     served = history["status"] == BookingStatus.COMPLETED
     late = served & (history["pickup_min"] > history["window_end_min"])
@@ -162,15 +125,26 @@ def _map(engine: Engine, title: str, path: Path) -> Path:
             rows["pickup_lon"], rows["pickup_lat"], s=34, color=colour, marker=marker,
             edgecolor="white", linewidth=0.6, label=f"{label} ({len(rows)})", zorder=3,
         )  # fmt: skip
-    base = engine.scenario.place.base
     if not isinstance(engine.scenario.travel, MatrixTravel):
         axis.scatter(
             [base.lon], [base.lat], s=110, marker="*", color="black", label="base", zorder=4
         )
-    axis.set_aspect(1.0 / np.cos(np.radians(base.lat)))
+    axis.set_aspect(stretch)
+    axis.margins(0.03)
     axis.set_xlabel("longitude, degrees")
     axis.set_ylabel("latitude, degrees")
     axis.set_title(f"Pickups and their trips — {title}", fontsize=11)
-    axis.legend(fontsize=9, loc="best")
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
+
+
+def _map_size(history: Any, stretch: float) -> tuple[float, float]:
+    """Inches of a figure in the shape of the places, so that no margin stays empty."""
+    spans = []
+    for name in ("lon", "lat"):
+        places = np.concatenate([history[f"pickup_{name}"], history[f"dropoff_{name}"]])
+        spans.append(float(np.ptp(places)) if len(places) else 0.0)
+    width, height = max(spans[0], 1e-4), max(spans[1], 1e-4) * stretch
+    scale = 8.0 / max(width, height)
+    return max(width * scale, 4.5) + 0.9, max(height * scale, 3.0) + 1.4

@@ -24,7 +24,7 @@ from .edge_matching import (
     decide_edge_matching,
     play_edge_matching,
 )
-from .model_files import MODEL_FILE, read_arrays, read_manifest
+from .model_files import MODEL_FILE, read_arrays, read_manifest, trained_as
 from .pair_network import NO_NETWORK, PairWeights, pair_weights
 from .tuning import UNTUNED_LINEAR, MatchingWeights
 
@@ -160,7 +160,7 @@ def pair_policy(
     if network.pair_hidden.shape != (shape["hidden"], shape["hidden"]):
         raise PolicyError(f"{folder}: the parameters are not of the network the manifest names")
     trained_on = manifest.environment.get("scenario", "?")
-    note = f"{folder.parent.parent.name or folder.name}, trained on {trained_on}"
+    note = f"{trained_as(folder, manifest)}, trained on {trained_on}"
     if manifest.environment.get("scenario_hash") != scenario.sha256:
         note += " (another scenario, or another version of it)"
     if not shape.get("edges", True):

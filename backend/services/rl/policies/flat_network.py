@@ -15,7 +15,7 @@ from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import DispatchState
 
 from .base import Decision, DecisionSet
-from .model_files import MODEL_FILE, ModelManifest, read_arrays
+from .model_files import MODEL_FILE, ModelManifest, read_arrays, trained_as
 
 Array = npt.NDArray[np.float32]
 
@@ -69,7 +69,7 @@ class FlatPolicy:
         if "num_drivers" not in environment:
             raise PolicyError(f"{folder}: the network was trained on another kind of environment")
         self.name = "dqn"
-        self.note = f"{folder.parent.parent.name or folder.name}, flat network"
+        self.note = f"{trained_as(folder, manifest)}, flat network"
         self.model_sha = manifest.files[MODEL_FILE]
         self._layout = ObservationLayout(
             environment["observation"], environment["num_drivers"], environment["max_bookings"]

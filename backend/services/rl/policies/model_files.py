@@ -15,6 +15,7 @@ from services.rl.errors import PolicyError
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
+TRAINING_CONFIG = "training_config.json"
 MODEL_SCHEMA = 1
 
 
@@ -62,6 +63,23 @@ def file_sha256(path: Path) -> str:
     """Hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def experiment_folder(folder: Path) -> Path:
+    """The experiment's folder that a model or checkpoint folder lies in; itself if in none."""
+    place = folder.resolve()
+    for above in (place, *place.parents[:3]):
+        if (above / TRAINING_CONFIG).is_file():
+            return above
+    for above in place.parents[:2]:
+        if above.name == "checkpoints":
+            return above.parent
+    return place
+
+
+def trained_as(folder: Path, manifest: ModelManifest) -> str:
+    """Which training a model comes from, as notes name it: ``first at step 48,000``."""
+    return f"{experiment_folder(folder).name} at step {manifest.step:,}"
 
 
 def settled(folder: Path) -> Path:

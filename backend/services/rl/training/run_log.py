@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.rl import paths
+from services.rl.evaluation.paired import estimate
 
 logger = logging.getLogger("services.rl.training")
 
@@ -124,7 +125,7 @@ def learning_curve(folder: Path, title: str, baselines: dict[str, float] | None 
 
     Args:
         folder: ``results/<experiment>``.
-        title: Of the figure.
+        title: Of the figure: experiment and scenario.
         baselines: Scores of other policies on the same days, drawn as lines.
 
     Returns:
@@ -134,14 +135,19 @@ def learning_curve(folder: Path, title: str, baselines: dict[str, float] | None 
 
     judged = read_metrics(folder, "eval")
     trained = read_metrics(folder, "train")
-    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+    # A foreign environment has episodes; only dispatching has days, with bookings in them.
+    dispatch = any("bookings_due" in line for line in judged)
+    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
     axes = figure.subplots()
     if trained:
         steps, reward = _points(trained, "episode_reward")
-        axes.plot(steps, reward, color="#b0b7c3", linewidth=1.0, label="training episodes")
+        label = "training days" if dispatch else "training episodes"
+        axes.plot(steps, reward, color="#b0b7c3", linewidth=1.0, label=label)
     if judged:
         steps, score = _points(judged, "score")
-        axes.plot(steps, score, color="#1f5fbf", marker="o", markersize=3, label="validation days")
+        label = "validation days" if dispatch else "evaluation episodes"
+        axes.plot(steps, score, color="#1f5fbf", marker="o", markersize=3, label=label)
+        _band(axes, folder, "days" if dispatch else "episodes")
         best = int(np.nanargmax(score))
         axes.plot(steps[best], score[best], "*", color="#d9822b", markersize=12, label="best")
     for style, (name, value) in zip(
@@ -149,12 +155,30 @@ def learning_curve(folder: Path, title: str, baselines: dict[str, float] | None 
     ):
         axes.axhline(value, linestyle=style, color="#555555", linewidth=1.0, label=name)
     axes.set_xlabel("environment steps")
-    axes.set_ylabel("reward per day")
-    axes.set_title(title)
+    axes.set_ylabel(f"reward per {'day' if dispatch else 'episode'}")
+    axes.set_title(title.replace(": ", ", ", 1), loc="left")
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(folder / "learning_curve.png", dpi=130)
     return figure
+
+
+def _band(axes: Any, folder: Path, unit: str) -> None:
+    """The 95 % interval of the score over the days it is a mean of."""
+    path = folder / "eval" / "evaluations.npz"
+    if not path.is_file():
+        return
+    with np.load(path) as kept:
+        steps, results = kept["timesteps"], kept["results"]
+    count = results.shape[1] if results.ndim == 2 else 0
+    if count < 2:
+        return
+    estimates = [estimate(row) for row in results]
+    axes.fill_between(
+        steps, [e.low for e in estimates], [e.high for e in estimates], color="#1f5fbf",
+        alpha=0.12, linewidth=0, label=f"95 % interval, {count} {unit}",
+    )  # fmt: skip
 
 
 def _points(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from services.rl.errors import PolicyError
+from services.rl.policies.model_files import ModelManifest, trained_as
 from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import load_scenario
@@ -193,3 +194,21 @@ assert "services.rl.policies.pair_network" in sys.modules
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "folder", ["checkpoints/best", "checkpoints/latest/step_0000048000", "dqn_model_final", "."]
+)
+def test_a_model_is_named_after_its_experiment_and_step(tmp_path, folder):
+    home = tmp_path / "first"
+    (home / folder).mkdir(parents=True)
+    (home / "training_config.json").write_text("{}")
+    manifest = ModelManifest({}, {}, 1.0, "dqn", 48_000)
+    assert trained_as(home / folder, manifest) == "first at step 48,000"
+
+
+def test_a_model_moved_away_from_its_training_keeps_a_name(tmp_path):
+    manifest = ModelManifest({}, {}, 1.0, "dqn", 7)
+    assert trained_as(tmp_path / "mine", manifest) == "mine at step 7"
+    copied = tmp_path / "first" / "checkpoints" / "best"
+    assert trained_as(copied, manifest) == "first at step 7"
