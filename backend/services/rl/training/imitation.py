@@ -11,6 +11,7 @@ needs no imitation: it is a special case of the network, which takes its weights
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -99,12 +100,13 @@ def demonstrate(
     states, masks, rights = [], [], []
     count = engine.num_envs
     wanted: list[set[tuple[int, int]]] = [set() for _ in range(count)]
+    plans: list[Any] = [None] * count  # a planner goes on from its last plan
     fresh = np.ones(count, dtype=np.bool_)
     ended = 0
     state, mask = engine.out.observation.copy(), engine.out.mask != 0
     while ended < days:
         for env in np.flatnonzero(fresh).tolist():
-            wanted[env] = _commitments(teacher, engine, env)
+            wanted[env], plans[env] = _commitments(teacher, engine, env, plans[env])
         right = np.zeros_like(mask)
         for e in range(count):
             _mark(engine, e, wanted[e], mask[e], right[e])
@@ -118,19 +120,25 @@ def demonstrate(
         step = stream.step(actions.astype(np.int64))
         ended += len(step.episodes)
         fresh = step.ended | (actions == 0)
+        for env in np.flatnonzero(step.ended).tolist():
+            plans[env] = None
         state, mask = step.state, step.mask
     return Demonstrations(np.concatenate(states), np.concatenate(masks), np.concatenate(rights))
 
 
-def _commitments(teacher: Policy, engine: Engine, e: int) -> set[tuple[int, int]]:
-    """What the teacher commits now: (driver, booking row of the day)."""
+def _commitments(
+    teacher: Policy, engine: Engine, e: int, plan: Any
+) -> tuple[set[tuple[int, int]], Any]:
+    """What the teacher commits now, as (driver, booking row of the day), and its plan."""
     rows = engine.open_rows(e)
-    answer = teacher.decide(engine.state(e), rng=np.random.default_rng(int(engine.out.day[e])))
+    answer = teacher.decide(
+        engine.state(e), plan=plan, rng=np.random.default_rng(int(engine.out.day[e]))
+    )
     return {
         (decision.driver, int(rows[decision.booking]))
         for decision in answer.decisions
         if decision.driver is not None
-    }
+    }, answer.plan
 
 
 def _mark(
