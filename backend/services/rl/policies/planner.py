@@ -17,12 +17,19 @@ from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.host import HostWorld
 from services.rl.simulation.scenarios import Scenario
-from services.rl.simulation.types import DispatchState, FloatArray
+from services.rl.simulation.types import DispatchState, FloatArray, IntArray
 
 from .base import Decision, DecisionSet
 from .baselines import CompiledPolicy, make_baseline
 from .planner_values import NO_DEMAND, Grid, PlannerValues, demand_grid
-from .route_search import LOOK_AHEAD_MIN, MOVES, NUM_SETTINGS, decide_search, play_search
+from .route_search import (
+    LOOK_AHEAD_MIN,
+    MOVES,
+    NUM_SETTINGS,
+    advise_search,
+    decide_search,
+    play_search,
+)
 
 DEFAULT_MOVES: Final = 6_000
 LOOK_AHEAD: Final = 150.0
@@ -172,6 +179,10 @@ class SearchPolicy:
             np.full(engine.num_envs, self._seed, dtype=np.uint64),
         )
 
+    def advise(self, engine: Engine) -> "Advice":
+        """An adviser of an engine that somebody else plays: for teaching."""
+        return Advice(engine, self._settings, self._grid, self._terms, self._seed)
+
     def _previous(self, state: DispatchState, plan: Any) -> tuple[Any, Any]:
         """The plan handed in, as rows of the state's bookings per driver row."""
         assert self._host is not None
@@ -243,6 +254,46 @@ class SearchPolicy:
             self._fallback = make_baseline("matching", self._scenario, source=self._source)
         assert self._fallback is not None
         return self._fallback.decide(state)
+
+
+class Advice:
+    """What the search would commit in the environments of an engine, without committing it.
+
+    Its plans go on from epoch to epoch, whatever is really committed.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: FloatArray, grid: Grid, terms: FloatArray, seed: np.uint64
+    ) -> None:
+        envs, drivers, rows = engine.num_envs, engine.num_drivers, engine.world.bookings.shape[1]
+        self._engine = engine
+        self._with = (settings, grid.near, grid.hour, grid.from_base, grid.shape, terms)
+        self._seed = seed
+        self._rows = np.zeros((envs, drivers, rows), dtype=np.int64)
+        self._length = np.zeros((envs, drivers), dtype=np.int64)
+        self._chosen = np.zeros((envs, rows, 3))
+        self._counts = np.zeros(envs, dtype=np.int64)
+
+    def commitments(self, envs: IntArray) -> list[set[tuple[int, int]]]:
+        """(driver, booking row of the day) of each commitment, per environment asked for."""
+        advise_search(
+            *self._engine.memory,
+            envs.astype(np.int64),
+            *self._with,
+            self._rows,
+            self._length,
+            self._seed,
+            self._chosen,
+            self._counts,
+        )
+        return [
+            {(int(d), int(row)) for d, row, _ in self._chosen[e, : self._counts[e]]}
+            for e in envs.tolist()
+        ]
+
+    def forget(self, envs: IntArray) -> None:
+        """A new day begins there."""
+        self._length[envs] = 0
 
 
 def search_settings(moves: int, look_ahead_min: float, hot: float, cold: float = _COLD) -> Any:

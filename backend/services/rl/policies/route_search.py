@@ -272,13 +272,17 @@ def _end_value(
     left = min(1.0, max(0.0, fleet.work_end[d] - free) / 60.0)
     t = _slot(g, free)
     later = _slot(g, free + 60.0)
-    return left * (
-        terms[_T_END_DEMAND] * g.near[t, cell]
-        + terms[_T_END_LATER] * g.near[later, cell]
-        + terms[_T_END_FROM_BASE] * g.from_base[cell]
-        + terms[_T_FREE]
-        + terms[_T_FREE_LOAD] * load
-    ) + terms[_T_FREE_LATER] * min(180.0, max(0.0, fleet.work_end[d] - free)) / 60.0
+    return (
+        left
+        * (
+            terms[_T_END_DEMAND] * g.near[t, cell]
+            + terms[_T_END_LATER] * g.near[later, cell]
+            + terms[_T_END_FROM_BASE] * g.from_base[cell]
+            + terms[_T_FREE]
+            + terms[_T_FREE_LOAD] * load
+        )
+        + terms[_T_FREE_LATER] * min(180.0, max(0.0, fleet.work_end[d] - free)) / 60.0
+    )
 
 
 @inlined
@@ -713,7 +717,7 @@ def search_epoch(
         terms: ``(NUM_TERMS,)`` value terms, or ``(0,)``: the plan's own reward alone.
         plan: Read and replaced, for environment ``e``.
         seed: Of the search.
-        commits: Whether to commit, or only to plan.
+        commits: Whether to commit, or only to say what would be committed; the plan then keeps it.
         chosen: ``(E, K, 3)``: driver, booking row and score of each commitment.
     """
     now, drivers = w.clock[e, NOW], w.drivers.shape[2]
@@ -808,22 +812,22 @@ def search_epoch(
     next_epoch = now + s.rules.epoch
     everything = s.rules.decide_once or next_epoch >= s.rules.horizon
     for d in range(drivers):
-        free, last, kept, leaving = fleet.free[d], -1, 0, commits
+        free, last, kept, leaving = fleet.free[d], -1, 0, True
+        room = s.rules.capacity - w.driver_ints[e, COMMITTED, d]
         for k in range(r.length[d]):
             j = r.order[d, k]
             depart, free, value = _visit(s, jobs, fleet, g, used, price, now, d, last, free, j)
             last = j
-            leaving = (
-                leaving
-                and w.driver_ints[e, COMMITTED, d] < s.rules.capacity
-                and (everything or depart < next_epoch)
-            )
-            if leaving:
+            leaving = leaving and k < room and (everything or depart < next_epoch)
+            if leaving and commits:
                 i = find_open(w, e, jobs.row[j])
                 if can_commit(w, s.rules, e, d, w.open_columns[e, i]):
                     n = take(w, s, e, d, i, value, chosen, n)
                     continue
                 leaving = False
+            if leaving and n < chosen.shape[1]:
+                chosen[e, n, 0], chosen[e, n, 1], chosen[e, n, 2] = d, jobs.row[j], value
+                n += 1
             plan.rows[e, d, kept] = jobs.row[j]
             kept += 1
         plan.length[e, d] = kept
@@ -849,10 +853,34 @@ def decide_search(
 ) -> int:
     """One epoch of one environment; see `search_epoch`."""
     w, s, _out = unpack(m, x)
-    g = DemandGrid(
-        near, hour, from_base, grid[0], grid[1], grid[2], grid[3], int(grid[4]), grid[5]
-    )
+    g = DemandGrid(near, hour, from_base, grid[0], grid[1], grid[2], grid[3], int(grid[4]), grid[5])
     return search_epoch(w, s, e, settings, g, terms, Plan(rows, length), seed, commits, chosen)
+
+
+@allocating
+def advise_search(
+    m: Buffer,
+    x: IntArray,
+    envs: IntArray,
+    settings: FloatArray,
+    near: FloatArray,
+    hour: FloatArray,
+    from_base: FloatArray,
+    grid: FloatArray,
+    terms: FloatArray,
+    rows: IntArray,
+    length: IntArray,
+    seed: np.uint64,
+    chosen: FloatArray,
+    counts: IntArray,
+) -> None:
+    """What would be committed now in some environments; nothing is. ``counts``: per environment."""
+    w, s, _out = unpack(m, x)
+    g = DemandGrid(near, hour, from_base, grid[0], grid[1], grid[2], grid[3], int(grid[4]), grid[5])
+    plan = Plan(rows, length)
+    for i in range(envs.size):
+        e = envs[i]
+        counts[e] = search_epoch(w, s, e, settings, g, terms, plan, seed, False, chosen)
 
 
 @allocating
@@ -869,9 +897,7 @@ def play_search(
 ) -> None:
     """Run every environment to the end of its day; ``seeds`` one per environment."""
     w, s, _out = unpack(m, x)
-    g = DemandGrid(
-        near, hour, from_base, grid[0], grid[1], grid[2], grid[3], int(grid[4]), grid[5]
-    )
+    g = DemandGrid(near, hour, from_base, grid[0], grid[1], grid[2], grid[3], int(grid[4]), grid[5])
     envs, drivers = w.clock.shape[0], w.drivers.shape[2]
     nowhere = np.empty((envs, 0, 3))
     plan = Plan(

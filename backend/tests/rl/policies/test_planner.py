@@ -220,9 +220,11 @@ def test_a_price_on_minutes_leaves_out_what_earns_too_little():
     state = state_of(day, 100)
     free = SearchPolicy("planner", scenario, values=values_of(scenario))
     dear = SearchPolicy("planner", scenario, values=values_of(scenario, minute=5.0))
-    assert len(planned_routes(state, free.decide(state))[0] + []) + len(
-        planned_routes(state, free.decide(state))[1]
-    ) == 2
+    assert (
+        len(planned_routes(state, free.decide(state))[0] + [])
+        + len(planned_routes(state, free.decide(state))[1])
+        == 2
+    )
     assert committed(state, dear.decide(state)).keys() == {"b0"}
 
 
@@ -232,9 +234,9 @@ def test_values_without_weight_change_nothing():
     for values in (None, values_of(scenario)):
         engine = Engine(scenario, 3)
         engine.start([5, 6, 7])
-        SearchPolicy(
-            "planner", scenario, values=values, moves=300, look_ahead_min=ALL_DAY
-        ).play(engine)
+        SearchPolicy("planner", scenario, values=values, moves=300, look_ahead_min=ALL_DAY).play(
+            engine
+        )
         totals.append(engine.world.totals.copy())
     np.testing.assert_array_equal(*totals)
 
