@@ -3,7 +3,8 @@
 Each variant changes one thing of its base: production as it is, where a teacher holds the learner
 close, or reinforcement learning from nothing, where its own parts show. Finished runs are kept and
 not repeated, so that a killed ablation goes on where it stopped. Models are compared on validation
-days that selected none of them.
+days that selected none of them. The interval is over days, given these trainings: how much another
+seed would change is seen in the differences by seed beside it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import numpy as np
 
 from scripts.rl.command import (
     command_parser,
+    finite,
+    make_folder,
     positive_int,
     progress,
     provenance,
@@ -21,6 +24,7 @@ from scripts.rl.command import (
     write_json,
 )
 from services.rl import paths
+from services.rl.data.sources import open_source
 from services.rl.errors import UsageError
 from services.rl.evaluation.evaluation import day_book
 from services.rl.evaluation.paired import estimate
@@ -85,15 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         raise UsageError(f"unknown variant {unknown[0]!r}: choose among {', '.join(VARIANTS)}")
+    make_folder(arguments.json and arguments.json.parent)
+    scenario = load_scenario(arguments.scenario)
+    if open_source(scenario, None) is not None:
+        raise UsageError(
+            f"scenario {scenario.name!r} replays real days: too few validation days are left that "
+            "no training judged itself on"
+        )
+    book = day_book(scenario, None, Split.VALIDATION, arguments.days, _FIRST_DAY)
     seeds = [arguments.only_seed] if arguments.only_seed is not None else range(arguments.seeds)
     jobs = [(name, seed) for seed in seeds for name in names]
     for name, seed in progress(jobs, label="runs", quiet=arguments.quiet, total=len(jobs)):
         _train(name, seed, arguments.scenario, arguments.timesteps)
     if arguments.only_seed is not None:
         return 0
-    book = day_book(
-        load_scenario(arguments.scenario), None, Split.VALIDATION, arguments.days, _FIRST_DAY
-    )
     rows = _compare(names, list(seeds), arguments.scenario, arguments.timesteps, book)
     if not arguments.quiet:
         _show(rows, arguments)
@@ -124,7 +133,9 @@ def _train(name: str, seed: int, scenario: str, timesteps: int) -> None:
     base, fields = VARIANTS[name]
     if base == UNTAUGHT:
         config = config.changed(**_FROM_NOTHING)
-    Trainer(scenario, config.changed(**fields)).train()
+    result = Trainer(scenario, config.changed(**fields)).train()
+    if result.stopped == "interrupted":  # the trainer leaves cleanly; the ablation must end as well
+        raise KeyboardInterrupt
 
 
 def _compare(
@@ -132,19 +143,24 @@ def _compare(
 ) -> list[dict[str, Any]]:
     found: dict[str, Any] = {}
     for reference in ("matching", "matching_linear"):
-        found[reference] = evaluate_policy(reference, book).kpi("reward")
+        found[reference] = evaluate_policy(reference, book).kpi("reward")[None]
     for name in names:
         models = [_folder(name, s, scenario, timesteps) / "dqn_model_final" for s in seeds]
-        found[name] = np.mean(
-            [evaluate_policy("dqn_matching", book, model=m).kpi("reward") for m in models], axis=0
+        found[name] = np.array(
+            [evaluate_policy("dqn_matching", book, model=m).kpi("reward") for m in models]
         )
     rows = []
     for name, rewards in found.items():
         base = VARIANTS[name][0] if name in VARIANTS else TAUGHT
         row: dict[str, Any] = {"variant": name, "base": base, "reward": float(np.mean(rewards))}
         if name != base and base in found:
-            difference = estimate(rewards - found[base])
-            row |= {"difference": difference.mean, "half_width": difference.half_width}
+            by_seed = rewards - found[base]
+            difference = estimate(by_seed.mean(axis=0))
+            row |= {
+                "difference": difference.mean,
+                "half_width": finite(difference.half_width),
+                "by_seed": by_seed.mean(axis=1).tolist(),
+            }
         rows.append(row)
     return rows
 
@@ -154,13 +170,16 @@ def _show(rows: list[dict[str, Any]], arguments: Any) -> None:
         f"{arguments.scenario}: {arguments.timesteps:,} steps, {arguments.seeds} seeds, "
         f"{arguments.days} validation days"
     )
-    print("| variant | base | reward/day | difference to base |")
-    print("|---|---|---|---|")
+    print("| variant | base | reward/day | difference to base | by seed |")
+    print("|---|---|---|---|---|")
     for row in rows:
-        shown = ""
+        shown = by_seed = ""
         if "difference" in row:
-            shown = f"{row['difference']:+.1f} ± {row['half_width']:.1f}"
-        print(f"| {row['variant']} | {row['base']} | {row['reward']:.1f} | {shown} |")
+            shown = f"{row['difference']:+.1f}"
+            if row["half_width"] is not None:
+                shown += f" ± {row['half_width']:.1f}"
+            by_seed = ", ".join(f"{d:+.1f}" for d in row["by_seed"])
+        print(f"| {row['variant']} | {row['base']} | {row['reward']:.1f} | {shown} | {by_seed} |")
 
 
 if __name__ == "__main__":

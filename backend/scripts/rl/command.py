@@ -111,6 +111,24 @@ def progress(
     return bar
 
 
+def make_folder(folder: Path | None) -> None:
+    """Find out before minutes of work whether its results can be written.
+
+    Raises:
+        UsageError: If the folder cannot be made.
+    """
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"folder {folder} cannot be made: {error.strerror}") from error
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it (no interval, no score yet)."""
+    return value if math.isfinite(value) else None
+
+
 def write_json(path: Path, payload: Any) -> None:
     """Write JSON under a temporary name, then rename.
 

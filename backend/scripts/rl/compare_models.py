@@ -1,7 +1,8 @@
 """Compare trained models of several seeds with the matchers, on the same days, paired.
 
 A model's difference to a matcher is averaged over the seeds day by day, so that the interval is
-that of the mean model; the worst seed stands beside it.
+that of the mean model over days, given these trainings; the worst seed stands beside it. Sampled
+validation days are taken from behind those on which training chose its best model.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from scripts.rl.command import command_parser, positive_int, provenance, run, write_json
+from scripts.rl.command import (
+    command_parser,
+    finite,
+    make_folder,
+    positive_int,
+    provenance,
+    run,
+    write_json,
+)
+from services.rl.data.sources import open_source
+from services.rl.errors import UsageError
 from services.rl.evaluation.evaluation import day_book
 from services.rl.evaluation.paired import estimate
 from services.rl.evaluation.runner import evaluate_policy
@@ -21,6 +32,9 @@ EXAMPLES = """
 compare_models.py --scenario geneva_overload --models results/overload_s*/checkpoints/best
 compare_models.py --scenario geneva --models results/s*/checkpoints/best --drivers 5 20 40
 """
+FIRST_UNSEEN = 1_000
+"""Validation day from which on no training judges itself (`EvaluationStrategy` takes the first)."""
+
 REFERENCES = ("nearest", "matching", "matching_linear")
 
 
@@ -34,15 +48,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--days", type=positive_int, default=200)
     parser.add_argument("--split", choices=[str(s) for s in Split], default="validation")
+    parser.add_argument(
+        "--first-day", type=int,
+        help=f"skip so many days of the split (default 0; sampled validation: {FIRST_UNSEEN:,})",
+    )  # fmt: skip
+    parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
     parser.add_argument("--drivers", nargs="+", type=positive_int, help="other fleet sizes")
     arguments = parser.parse_args(argv)
     origin = provenance()
+    if arguments.first_day is not None and arguments.first_day < 0:
+        raise UsageError(f"--first-day must be at least 0, got {arguments.first_day}")
+    make_folder(arguments.json and arguments.json.parent)
     base = load_scenario(arguments.scenario)
     flat = {m: read_manifest(m).network.get("network") == "flat" for m in arguments.models}
     tables: list[dict[str, Any]] = []
     for drivers in arguments.drivers or [None]:
         scenario = base.resized(num_drivers=drivers)
-        book = day_book(scenario, None, Split(arguments.split), arguments.days, 0)
+        source = open_source(scenario, arguments.data_dir)
+        split = Split(arguments.split)
+        first = arguments.first_day
+        if first is None:
+            first = FIRST_UNSEEN if split == Split.VALIDATION and source is None else 0
+        book = day_book(scenario, source, split, arguments.days, first)
         rewards: dict[str, Any] = {}
         notes: dict[str, str] = {}
         for name in REFERENCES:
@@ -59,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 latency.setdefault(label, []).extend(result.decision_ms.tolist())
         table = {
             "scenario": scenario.name,
+            "first_day": first,
             "drivers": scenario.fleet.num_drivers,
             "rows": _rows(rewards, latency),
             "notes": notes,
@@ -95,19 +123,23 @@ def _rows(rewards: dict[str, Any], latency: dict[str, list[float]]) -> list[dict
             lowest = estimate(seeds[worst] - rewards[reference])
             row[reference] = {
                 "mean": difference.mean,
-                "half": difference.half_width,
+                "half": finite(difference.half_width),
                 "worst": lowest.mean,
-                "worst_half": lowest.half_width,
+                "worst_half": finite(lowest.half_width),
                 "worst_model": worst,
             }
         rows.append(row)
     return rows
 
 
+def _shown(mean: float, half: float | None) -> str:
+    return f"{mean:+.1f}" if half is None else f"{mean:+.1f} ± {half:.1f}"
+
+
 def _show(table: dict[str, Any], arguments: Any) -> None:
     print(
         f"\n{table['scenario']}: {table['drivers']} drivers, {arguments.days} {arguments.split} "
-        f"days, {len(arguments.models)} models"
+        f"days from number {table['first_day']}, {len(arguments.models)} models"
     )
     heads = ["policy", "reward/day", "ms p50 / p99"]
     heads += [f"vs {r}: mean (worst seed)" for r in REFERENCES]
@@ -121,8 +153,7 @@ def _show(table: dict[str, Any], arguments: Any) -> None:
             cells.append(
                 ""
                 if d is None
-                else f"{d['mean']:+.1f} ± {d['half']:.1f} "
-                f"({d['worst']:+.1f} ± {d['worst_half']:.1f})"
+                else f"{_shown(d['mean'], d['half'])} ({_shown(d['worst'], d['worst_half'])})"
             )
         print("| " + " | ".join(cells) + " |")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scripts.rl.command import (
     command_parser,
+    make_folder,
     positive_float,
     positive_int,
     progress,
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = open_source(scenario, arguments.data_dir)
     split = Split(arguments.split)
     for target in (arguments.report, arguments.json and arguments.json.parent):
-        _make_folder(target)
+        make_folder(target)
     policies = [name.strip() for name in arguments.policies.split(",") if name.strip()]
     evaluation = run_evaluation(
         day_book(scenario, source, split, arguments.days, arguments.first_day),
@@ -97,15 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         write_json(arguments.json, {**evaluation.to_json(), **origin})
     return 0
-
-
-def _make_folder(folder: Path | None) -> None:
-    """Find out before minutes of work whether its results can be written."""
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
 def _bar(quiet: bool) -> Callable[[str, int], Callable[[], None]]:

@@ -12,6 +12,8 @@ from typing import Any
 from scripts.rl.command import (
     Parser,
     command_parser,
+    finite,
+    make_folder,
     positive_int,
     provenance,
     run,
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     # Torch takes a second to load: not for --help or a mistyped option.
-    from services.rl.training.config import flat_fields, load_config, mode_config
+    from services.rl.training.config import flat_fields, load_config, mode_config, sanity_fields
     from services.rl.training.sanity import run_sanity_checks
     from services.rl.training.task import DispatchTask, GymnasiumTask, Task
     from services.rl.training.trainer import Trainer, require_device
@@ -77,9 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = config.changed(**foreign_defaults())
     elif arguments.network == "flat":
         config = config.changed(**flat_fields())
+    if arguments.mode == "sanity":  # a hundred steps, whatever the network needs otherwise
+        config = config.changed(**sanity_fields())
     if arguments.config is not None:
         config = load_config(arguments.config, config)
     config = config.changed(**_overrides(arguments, config.experiment_name))
+    make_folder(arguments.json and arguments.json.parent)
     require_device(config.device)  # a missing GPU is a wrong option, not a failed check
     task: Task
     if arguments.env is not None:
@@ -111,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if bar is not None:
             bar.close()
     if arguments.json is not None:
-        document = {**provenance(), **vars(result), "folder": str(result.folder)}
+        scores = {k: finite(getattr(result, k)) for k in ("best_score", "final_score")}
+        document = {**provenance(), **vars(result), **scores, "folder": str(result.folder)}
         write_json(arguments.json, document)
     if result.stopped == "interrupted":
         print(
@@ -125,12 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{result.steps:,} steps in {result.seconds:.0f} s; best score "
         f"{result.best_score:.1f} at step {result.best_step:,}, last {result.final_score:.1f}",
     )
-    if arguments.env is None:
+    if isinstance(task, DispatchTask):
         shown = arguments.scenario or "geneva"
+        # The best model was chosen on the first validation days: they would flatter it.
+        unseen = (
+            f"--first-day {config.evaluation.n_eval_episodes}"
+            if task.source is None
+            else "--split test"
+        )
         _say(
             arguments,
             f"evaluate it: evaluate.py --scenario {shown} --policies "
-            f"nearest,matching,{_policies(config)} --model {result.folder}/checkpoints/best",
+            f"nearest,matching,{_policies(config)} --model {result.folder}/checkpoints/best "
+            f"{unseen}",
         )
     return 0
 
@@ -183,6 +196,8 @@ def _overrides(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         fields["total_timesteps"] = arguments.timesteps
     if arguments.episodes is not None:
         fields["checkpoints"] = {"numbered_every_episodes": 100}
+    if arguments.env is not None and arguments.network == "pair":
+        raise UsageError("--network pair: a foreign environment has no driver-booking pairs")
     if arguments.no_sanity_checks:
         fields["sanity"] = {"enabled": False}
     if arguments.teacher is not None:

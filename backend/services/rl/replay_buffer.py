@@ -192,12 +192,15 @@ class ReplayBuffer:
             ended: ``(E,)``: terminated or truncated; default ``done``.
 
         Raises:
-            DataError: If a reward, a duration or an observation is not finite, there is no such
-                action, or a next state that is not final has no valid action; nothing is
-                stored then.
+            DataError: If a reward, a duration or an observation is not finite, a duration is
+                negative, there is no such action, or a next state that is not final has no valid
+                action; nothing is stored then.
         """
         _check_finite("reward", reward)
         _check_finite("dt", dt)
+        if (dt < 0).any():  # the discount would grow instead of shrink
+            lane = int(np.flatnonzero(dt < 0)[0])
+            raise DataError(f"replay buffer: dt of row {lane} is negative ({dt[lane]:g})")
         _check_finite("observation", state)
         _check_finite("observation", next_state)
         unknown = (action < 0) | (action >= self.action_dim)

@@ -1,5 +1,6 @@
 """The command line of training, and what it leaves behind."""
 
+import hashlib
 import json
 import os
 import signal
@@ -68,6 +69,7 @@ def test_sanity_mode_leaves_the_documented_files(atmr_home, capsys, pictures):
     said = capsys.readouterr().out
     assert said.count("sanity: ") == 5
     assert "evaluate.py --scenario geneva_small --policies nearest,matching,dqn" in said
+    assert said.rstrip().endswith("--first-day 4"), "the days that chose the model would flatter it"
     run = atmr_home / "results" / "first"
     for name in (
         "training_config.json",
@@ -115,6 +117,20 @@ def assert_events(folder):
     assert "eval/score" in tags["scalars"]
     assert "learning_curve" in tags["images"]
     assert table
+
+
+@pytest.mark.parametrize(
+    "where", [["--env", "CartPole-v1"], ["--scenario", "geneva_small", "--network", "flat"]]
+)
+def test_sanity_mode_is_a_hundred_learning_steps_for_every_network(atmr_home, where):
+    result = atmr_home / "result.json"
+    asked = ["--mode", "sanity", *where, "--name", "short", "--json", str(result), "--quiet"]
+    assert train(*asked) == 0
+    assert json.loads(result.read_text())["steps"] == 100
+    run = atmr_home / "results" / "short"
+    state = run / "checkpoints" / "latest" / "step_0000000100" / "state.json"
+    assert json.loads(state.read_text())["updates"] > 50
+    assert (run / "checkpoints" / "latest" / "step_0000000050").is_dir()
 
 
 def test_training_numbers_are_logged(atmr_home, monkeypatch, tiny_config):
@@ -192,6 +208,8 @@ def test_a_trained_network_is_evaluated(atmr_home, tiny_config, capsys):
     assert exit_code(evaluate.main, [*asked, *named]) == 0
     table = json.loads(out.read_text())
     scores = {p["name"]: p["mean"]["reward"] for p in table["policies"]}
+    sha = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    assert [p["model_sha"] for p in table["policies"]] == [None, sha, sha]
     assert set(scores) == {"nearest", "dqn", "dqn_matching"}
     with np.load(atmr_home / "results" / "mine" / "eval" / "evaluations.npz") as stored:
         assert scores["dqn_matching"] == pytest.approx(stored["scores"].max())
@@ -204,8 +222,8 @@ def test_a_trained_network_is_evaluated(atmr_home, tiny_config, capsys):
 
 def test_a_report_draws_the_trained_policy(atmr_home, tiny_config, tmp_path):
     """It plays the best policy's day again for the figures: the network must be at hand."""
-    train = ["--scenario", "geneva_small", "--config", str(tiny_config), "--name", "drawn"]
-    assert exit_code(train_dqn.main, [*train, "--no-sanity-checks", "--quiet"]) == 0
+    where = ["--scenario", "geneva_small", "--config", str(tiny_config), "--name", "drawn"]
+    assert train(*where, "--timesteps", "200", "--quiet") == 0
     best = atmr_home / "results" / "drawn" / "checkpoints" / "best"
     asked = ["--scenario", "geneva_small", "--policies", "dqn_matching", "--model", str(best)]
     report = tmp_path / "report"
@@ -268,6 +286,8 @@ def test_ctrl_c_saves_and_resume_goes_on(atmr_home, tiny_config, capsys):
         (["--env", "CartPol-v1"], "'CartPol-v1' cannot be made"),
         (["--env", "Pendulum-v1"], "needs Discrete"),
         (["--env", "CartPole-v1", "--teacher", "nearest"], "has no dispatch policies"),
+        (["--env", "CartPole-v1", "--network", "pair"], "has no driver-booking pairs"),
+        (["--json", "/dev/null/x.json"], "folder /dev/null cannot be made"),
         (["--teacher", "rollin"], "unknown policy 'rollin'"),
         (["--scenario", "genva"], "genva"),
         (["--name", "../x"], "experiment_name"),

@@ -121,7 +121,7 @@ def _policy_json(result: DayResults) -> dict[str, Any]:
     estimates = {kpi: estimate(result.kpi(kpi)) for kpi in KPIS}
     return {
         "name": result.policy,
-        "model_sha": None,
+        "model_sha": result.model_sha,
         "note": result.note,
         "per_day": {kpi: result.kpi(kpi).tolist() for kpi in KPIS},
         "mean": {kpi: value.mean for kpi, value in estimates.items()},

@@ -45,6 +45,7 @@ class DayResults:
         refused: Assignments that were not allowed (a defect of the policy), over all days.
         fallbacks: Epochs at which the policy had to fall back on something simpler.
         note: Where its numbers come from.
+        model_sha: SHA-256 of the trained network that decided, if one did.
     """
 
     policy: str
@@ -53,6 +54,7 @@ class DayResults:
     refused: int = 0
     fallbacks: int = 0
     note: str = ""
+    model_sha: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def kpi(self, name: str) -> FloatArray:
@@ -183,7 +185,13 @@ def evaluate_policy(
         play(engine)
         kpis = np.array([list(engine.kpis(e).values()) for e in range(len(book))])
         times = _time_decisions(policy, book, kpis, seed)
-        return DayResults(policy.name, kpis, times, note=getattr(policy, "note", ""))
+        return DayResults(
+            policy.name,
+            kpis,
+            times,
+            note=getattr(policy, "note", ""),
+            model_sha=getattr(policy, "model_sha", None),
+        )
     return _play_one_by_one(ask, policy, book, jobs, cached, data_dir, on_day)
 
 
@@ -242,6 +250,7 @@ def _play_one_by_one(
         note=getattr(
             policy, "note", f"{ask.budget_ms:g} ms per epoch" if ask.name == "rolling" else ""
         ),
+        model_sha=getattr(policy, "model_sha", None),
     )
 
 

@@ -24,7 +24,7 @@ from .edge_matching import (
     decide_edge_matching,
     play_edge_matching,
 )
-from .model_files import read_arrays, read_manifest
+from .model_files import MODEL_FILE, read_arrays, read_manifest
 from .pair_network import NO_NETWORK, PairWeights, pair_weights
 from .tuning import UNTUNED_LINEAR, MatchingWeights
 
@@ -35,6 +35,7 @@ class EdgePolicy:
     Attributes:
         name: As on the command line.
         note: Where its numbers come from, for reports.
+        model_sha: SHA-256 of the network's file; None for linear weights.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class EdgePolicy:
         network: PairWeights = NO_NETWORK,
         source: DaySource | None = None,
         note: str = "",
+        model_sha: str | None = None,
     ) -> None:
         self.name = name
+        self.model_sha = model_sha
         self.note = note
         self._scenario = scenario
         self._kind = kind
@@ -172,4 +175,5 @@ def pair_policy(
         network=network,
         source=source,
         note=note,
+        model_sha=manifest.files[MODEL_FILE],
     )

@@ -15,7 +15,7 @@ from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import DispatchState
 
 from .base import Decision, DecisionSet
-from .model_files import ModelManifest, read_arrays
+from .model_files import MODEL_FILE, ModelManifest, read_arrays
 
 Array = npt.NDArray[np.float32]
 
@@ -55,6 +55,7 @@ class FlatPolicy:
     Attributes:
         name: ``dqn``.
         note: Where its numbers come from.
+        model_sha: SHA-256 of the network's file.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class FlatPolicy:
             raise PolicyError(f"{folder}: the network was trained on another kind of environment")
         self.name = "dqn"
         self.note = f"{folder.parent.parent.name or folder.name}, flat network"
+        self.model_sha = manifest.files[MODEL_FILE]
         self._layout = ObservationLayout(
             environment["observation"], environment["num_drivers"], environment["max_bookings"]
         )

@@ -7,12 +7,15 @@ network, the optimiser, the replay buffer, the environments and every random sta
 """
 
 import errno
+import fcntl
 import json
+import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ from services.rl.policies.model_files import (
 
 TRAINING_FILE = "training.safetensors"
 STATE_FILE = "state.json"
+
+logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(
@@ -164,6 +169,48 @@ class RotatingCheckpoints:
         """Forget the checkpoints of an earlier run of the same name."""
         if self.folder.exists():
             _discard(self.folder)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; another process that trains under the same name is refused.
+
+    The lock is on the folder itself (nothing is left behind) and ends with the process.
+
+    Raises:
+        TrainingError: If another process holds it.
+    """
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"{folder}: another process is training under this name; wait for it, or choose "
+                "another --name"
+            ) from error
+        except OSError as error:  # a file system without locks
+            logger.warning("%s cannot be locked: %s", folder, error.strerror)
+        yield
+    finally:
+        os.close(place)
+
+
+def forget_run(folder: Path) -> None:
+    """Remove what an earlier run of the same name left: its models must not pass for this one's."""
+    for name in (
+        "checkpoints/best",
+        "checkpoints/failed",
+        "dqn_model_final",
+        "replay_buffer_final",
+    ):
+        for place in (folder / name, (folder / name).with_name(f".{Path(name).name}.previous")):
+            if place.exists():
+                _discard(place)
+    for numbered in (folder / "checkpoints").glob("episode_*"):
+        _discard(numbered)
+    for name in ("eval/evaluations.npz", "learning_curve.png", "demonstrations.npz"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _discard(folder: Path) -> None:

@@ -256,14 +256,22 @@ class TrainingConfig(_Strict):
 def sanity_check_config() -> TrainingConfig:
     """A hundred steps that touch every part."""
     return TrainingConfig().changed(
-        total_timesteps=100,
-        hyperparameters={
-            "num_envs": 1, "learning_starts": 20, "batch_size": 16, "buffer_size": 1000,
-        },
+        **sanity_fields(),
         warm_start={"teacher": TEACHER, "days": 1, "epochs": 1, "value_updates": 10},
-        checkpoints={"save_freq": 50, "min_interval_s": 0.0},
-        evaluation={"eval_freq": 50, "n_eval_episodes": 4},
-    )  # fmt: skip
+    )
+
+
+def sanity_fields() -> dict[str, Any]:
+    """What makes a run of any network, on any environment, a hundred steps that learn."""
+    return {
+        "total_timesteps": 100,
+        "hyperparameters": {
+            "num_envs": 1, "learning_starts": 20, "batch_size": 16, "buffer_size": 1000,
+            "train_freq": 1, "gradient_steps": 1,
+        },
+        "checkpoints": {"save_freq": 50, "min_interval_s": 0.0},
+        "evaluation": {"eval_freq": 50, "n_eval_episodes": 4},
+    }  # fmt: skip
 
 
 def quick_config() -> TrainingConfig:

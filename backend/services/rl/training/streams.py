@@ -6,6 +6,8 @@ same observations as one that was never interrupted.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -225,9 +227,10 @@ class GymnasiumStream:
             self._envs = [
                 gymnasium.make(environment_id, **(options or {})) for _ in range(num_envs)
             ]
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
+        except Exception as error:  # an unknown id, a missing library, or the foreign constructor
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise TrainingError(
-                f"environment {environment_id!r} cannot be made: {error}"
+                f"environment {environment_id!r} cannot be made: {reason}"
             ) from error
         actions, observations = self._envs[0].action_space, self._envs[0].observation_space
         if not isinstance(actions, gymnasium.spaces.Discrete):
@@ -239,6 +242,7 @@ class GymnasiumStream:
                 f"environment {environment_id!r} observes {observations}: a vector is needed; "
                 "wrap it (FlattenObservation) and register the wrapped one"
             )
+        self.environment_id = environment_id
         self.num_envs = num_envs
         self.num_actions = int(actions.n)
         self.state_dim = int(observations.shape[0])
@@ -258,18 +262,49 @@ class GymnasiumStream:
 
     def _begin(self, e: int) -> None:
         entropy = np.random.SeedSequence([self._seed, e, self._episode[e]])
-        observation, info = self._envs[e].reset(seed=int(entropy.generate_state(1)[0]))
+        with self._blamed("reset"):
+            observation, info = self._envs[e].reset(seed=int(entropy.generate_state(1)[0]))
+            self._state[e], self._mask[e] = observation, self._valid(e, info)
         self._actions[e] = []
         self._total[e] = 0.0
-        self._state[e], self._mask[e] = observation, self._valid(e, info)
+
+    def _act(self, e: int, action: int) -> tuple[float, bool, bool, float]:
+        """Step one environment; reward, terminated, truncated and epochs passed."""
+        with self._blamed("step"):
+            observation, reward, terminated, truncated, info = self._envs[e].step(
+                self._first + action
+            )
+            self._state[e], self._mask[e] = observation, self._valid(e, info)
+            dt = float(info.get("dt", 1.0))
+        self._actions[e].append(action)
+        self._total[e] += float(reward)
+        return float(reward), bool(terminated), bool(truncated), dt
+
+    @contextmanager
+    def _blamed(self, what: str) -> Iterator[None]:
+        """Foreign code may raise anything: say that it was the environment, and where."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split()) or "no reason given"
+            raise TrainingError(
+                f"environment {self.environment_id!r} failed in {what} "
+                f"({type(error).__name__}: {reason})"
+            ) from error
 
     def _valid(self, e: int, info: dict[str, Any]) -> Bools:
         if "action_mask" in info:
-            return np.asarray(info["action_mask"]).astype(np.bool_)
-        masks = getattr(self._envs[e].unwrapped, "action_masks", None)
-        if callable(masks):
-            return np.asarray(masks()).astype(np.bool_)
-        return np.ones(self.num_actions, dtype=np.bool_)
+            mask = np.asarray(info["action_mask"])
+        else:
+            masks = getattr(self._envs[e].unwrapped, "action_masks", None)
+            if not callable(masks):
+                return np.ones(self.num_actions, dtype=np.bool_)
+            mask = np.asarray(masks())
+        if mask.shape != (self.num_actions,):
+            raise ValueError(
+                f"the action mask has shape {mask.shape}, there are {self.num_actions} actions"
+            )
+        return mask.astype(np.bool_)
 
     def step(self, actions: npt.NDArray[np.int64]) -> StreamStep:
         """See `Stream`; ``dt`` is ``info["dt"]`` where the environment says it, else 1."""
@@ -277,13 +312,7 @@ class GymnasiumStream:
         reward, dt = np.zeros(n), np.ones(n)
         terminated, truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         for e, action in enumerate(actions.tolist()):
-            observation, reward[e], terminated[e], truncated[e], info = self._envs[e].step(
-                self._first + action
-            )
-            dt[e] = float(info.get("dt", 1.0))
-            self._actions[e].append(action)
-            self._total[e] += reward[e]
-            self._state[e], self._mask[e] = observation, self._valid(e, info)
+            reward[e], terminated[e], truncated[e], dt[e] = self._act(e, action)
         next_state, next_mask = self._state.copy(), self._mask.copy()
         ended = terminated | truncated
         episodes = []
@@ -320,10 +349,7 @@ class GymnasiumStream:
         for e, actions in enumerate(document["actions"]):
             self._begin(e)
             for action in actions:
-                observation, reward, _, _, info = self._envs[e].step(self._first + action)
-                self._actions[e].append(action)
-                self._total[e] += float(reward)
-                self._state[e], self._mask[e] = observation, self._valid(e, info)
+                self._act(e, action)
         return self._state.copy(), self._mask.copy()
 
 

@@ -34,6 +34,8 @@ from services.rl.simulation.types import Day
 from .config import TrainingConfig
 from .streams import EngineStream, GymnasiumStream, Stream
 
+_LONGEST_EPISODE = 1_000_000  # of a foreign evaluation: beyond that it would go on for ever
+
 
 @dataclass(frozen=True)
 class Score:
@@ -137,7 +139,7 @@ class DispatchTask:
         )
 
     def evaluate(self, agent: DQNAgent, config: TrainingConfig) -> Score:
-        """Play the validation days greedily.
+        """Play the validation days.
 
         The flat network acts step by step, the pair network as the policy it will be used as.
         """
@@ -161,7 +163,7 @@ class DispatchTask:
                 config.hyperparameters.hold_back_min,
             )
         else:
-            _play_greedily(agent, engine)
+            _play_flat(agent, engine, _judging_epsilon(config))
         table = np.array([list(engine.kpis(e).values()) for e in range(engine.num_envs)])
         rewards = table[:, KPIS.index("reward")]
         return Score(
@@ -218,11 +220,18 @@ class DispatchTask:
         }
 
 
-def _play_greedily(agent: DQNAgent, engine: Engine) -> None:
+def _judging_epsilon(config: TrainingConfig) -> float:
+    """Exploration while the agent is judged."""
+    if config.evaluation.deterministic:
+        return 0.0
+    return config.hyperparameters.exploration_final_eps
+
+
+def _play_flat(agent: DQNAgent, engine: Engine, epsilon: float) -> None:
     out = engine.out
     playing = np.ones(engine.num_envs, dtype=np.bool_)
     while playing.any():
-        actions = agent.select_actions(out.observation, out.mask != 0, 0.0)
+        actions = agent.select_actions(out.observation, out.mask != 0, epsilon)
         actions[~playing] = 0
         engine.step(actions)
         playing &= ~out.terminated
@@ -259,17 +268,22 @@ class GymnasiumTask:
         """Episodes with seeds of their own, never those trained on."""
         count = config.evaluation.n_eval_episodes
         judge = GymnasiumStream(self.environment_id, count, seed=config.seed + 2**31)
-        epsilon = (
-            0.0 if config.evaluation.deterministic else config.hyperparameters.exploration_final_eps
-        )
-        totals = np.full(count, np.nan)
+        epsilon = _judging_epsilon(config)
+        totals, playing = np.zeros(count), np.ones(count, dtype=np.bool_)
         state, mask = judge.reset()
-        while np.isnan(totals).any():
+        for _ in range(_LONGEST_EPISODE):
             step = judge.step(agent.select_actions(state, mask, epsilon))
             for e, episode in zip(np.flatnonzero(step.ended), step.episodes, strict=True):
-                if np.isnan(totals[e]):
-                    totals[e] = episode.total
+                if playing[e]:
+                    totals[e], playing[e] = episode.total, False
+            if not playing.any():
+                break
             state, mask = step.state, step.mask
+        else:
+            raise TrainingError(
+                f"environment {self.name!r}: an episode of the evaluation did not end within "
+                f"{_LONGEST_EPISODE:,} steps; register it with max_episode_steps"
+            )
         return Score(float(totals.mean()), totals, {})
 
     def baselines(self, config: TrainingConfig) -> dict[str, float]:  # noqa: ARG002

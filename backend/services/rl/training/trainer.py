@@ -5,79 +5,45 @@ model kept is the best on validation days, never merely the last.
 """
 
 import json
-import platform
-import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.dqn_agent import AgentOptions, DQNAgent
 from services.rl.errors import AtmrError, DataError, PolicyError, TrainingError
-from services.rl.policies.model_files import ModelManifest, file_sha256
+from services.rl.policies.model_files import file_sha256, settled
 from services.rl.q_networks import PairQNetwork
 from services.rl.replay_buffer import ReplayBuffer
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
 from .checkpoints import (
-    STATE_FILE,
-    TRAINING_FILE,
     RotatingCheckpoints,
     disk_reason,
+    forget_run,
     read_model,
     read_state,
-    read_tensors,
+    sole_writer,
     write_checkpoint,
 )
 from .config import TrainingConfig, config_json
 from .imitation import Demonstrations, keep_imitating, teacher_of
 from .run_log import RunLog, learning_curve
+from .run_state import Progress, RunState, versions
 from .task import DispatchTask, GymnasiumTask, Score, Task
 
+# `timeout` and process managers signal a process and its group: that is one request.
+_ONE_REQUEST_S = 1.0
 _LOG_EVERY = 100  # updates; reading a loss waits for the device
-# A checkpoint's arrays, and what its numbers mean, hang on these.
-_SAME_HYPERPARAMETERS = (
-    "num_envs", "n_step", "gamma", "buffer_size", "prioritised", "priority_alpha", "reward_scale",
-)  # fmt: skip
-
-
-@dataclass
-class Progress:
-    """Where a run stands: everything of a checkpoint that is not an array.
-
-    Attributes:
-        vector_steps: Steps of all environments at once.
-        episodes: Ended so far.
-        best: Best score on validation days.
-        best_step: Where it was reached.
-        since_best: Evaluations since.
-        warmed: Whether the warm start is done.
-        evaluations: ``(steps, score, per episode)`` of each evaluation.
-        recent: Rewards of the last 100 training episodes.
-        numbered: Numbered checkpoints written.
-        polished_at: Step at which the network was polished last.
-    """
-
-    vector_steps: int = 0
-    episodes: int = 0
-    best: float | None = None
-    best_step: int = 0
-    since_best: int = 0
-    warmed: bool = False
-    evaluations: list[tuple[int, float, list[float]]] = field(default_factory=list)
-    recent: list[float] = field(default_factory=list)
-    numbered: int = 0
-    polished_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +98,6 @@ class Trainer:
         self.folder = paths.results_dir() / config.experiment_name
         self.episodes = episodes
         self._on_progress = on_progress
-        self._provenance = provenance or {}
         torch.set_num_threads(config.num_threads)
         torch.manual_seed(config.seed)
         h = config.hyperparameters
@@ -146,7 +111,7 @@ class Trainer:
                 f"hyperparameters.num_envs ({h.num_envs})"
             ) from error
         self._check_parts()
-        self.progress = Progress()
+        self._kept = RunState(task, config, self.agent, self.stream, self.folder, provenance or {})
         self.latest = RotatingCheckpoints(
             self.folder / "checkpoints" / "latest", config.checkpoints.max_checkpoints
         )
@@ -154,11 +119,17 @@ class Trainer:
         self._mask: Any = None
         self._log: RunLog | None = None
         self._interrupted = False
+        self._asked_at = 0.0
         self._resumed = False
         self._keep: Any = None
+        self._held: ExitStack | None = None
         self._last_saved = 0.0
         self._saved: tuple[Any, ...] = ()
-        self._shown_sha256: str | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return self._kept.progress
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -181,6 +152,9 @@ class Trainer:
         finally:
             _restore_interrupts(previous)
             self._close_log()
+            if self._held is not None:
+                self._held.close()
+                self._held = None
         evaluations = self.progress.evaluations
         return TrainingResult(
             folder=self.folder,
@@ -210,7 +184,7 @@ class Trainer:
                 stopped = "interrupted"
             self._conclude(stopped)
         except (DataError, PolicyError) as error:  # numbers that are none
-            where = self._save_evidence()
+            where = self._kept.save_evidence(self._metrics_bytes())
             raise TrainingError(
                 f"step {self.agent.steps}: {error}; the state is in {where}"
             ) from error
@@ -225,9 +199,11 @@ class Trainer:
         self._close_log()
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._interrupted:
+        now = time.monotonic()
+        if not self._interrupted:
+            self._interrupted, self._asked_at = True, now
+        elif now - self._asked_at > _ONE_REQUEST_S:
             raise KeyboardInterrupt  # asked twice: leave at once
-        self._interrupted = True
 
     def _finished(self) -> bool:
         if self.episodes is not None:
@@ -240,6 +216,7 @@ class Trainer:
 
     def _begin(self) -> None:
         config = self.config
+        self._hold_folder()
         if self._state is not None:  # of this process: goes on after an interruption
             self._interrupted = False
             written = (self.folder / "logs" / "metrics.jsonl").stat().st_size
@@ -249,13 +226,20 @@ class Trainer:
             self._resume(config.checkpoint_path)
         else:
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self._hold_folder()
             self.latest.clear()
-            for numbered in (self.folder / "checkpoints").glob("episode_*"):
-                shutil.rmtree(numbered)
+            forget_run(self.folder)
             self._log = RunLog(self.folder, config.experiment_name)
             self._state, self._mask = self.stream.reset()
             self._write_config()
         self._last_saved = time.monotonic()
+
+    def _hold_folder(self) -> None:
+        """Let no other process write the run's folder, as soon as there is one."""
+        if self._held is None and self.folder.is_dir():
+            held = ExitStack()
+            held.enter_context(sole_writer(self.folder))
+            self._held = held
 
     def _vector_step(self) -> None:
         agent, h, progress = self.agent, self.config.hyperparameters, self.progress
@@ -322,7 +306,7 @@ class Trainer:
 
     def _judge(self) -> None:
         """Evaluate; keep the model if it is the best so far."""
-        self._check_weights()
+        self._kept.check_weights()
         score, progress, log = self.evaluate(), self.progress, self._log
         assert log is not None
         steps = self.agent.steps
@@ -337,21 +321,9 @@ class Trainer:
         self._save_evaluations()
         if progress.best is None or score.mean > progress.best:
             progress.best, progress.best_step, progress.since_best = score.mean, steps, 0
-            self._save_model(self.folder / "checkpoints" / "best", score)
+            self._kept.save_model(self.folder / "checkpoints" / "best", score)
         else:
             progress.since_best += 1
-
-    def _check_weights(self) -> None:
-        """Weights that are not finite are never judged or kept as a checkpoint.
-
-        Raises:
-            DataError: If there are any.
-        """
-        for name, values in self.agent.online.state_dict().items():
-            if not bool(torch.isfinite(values).all()):
-                raise DataError(
-                    f"parameter {name} is not finite after {self.agent.updates} updates"
-                )
 
     def _save_evaluations(self) -> None:
         rows = self.progress.evaluations
@@ -375,17 +347,13 @@ class Trainer:
             assert self._log is not None
             shown = warm_start(self.task, self.agent, self.config, self._log)
             if self.config.warm_start.keep_weight > 0:
-                shown.save(self._demonstrations)
-                self._shown_sha256 = file_sha256(self._demonstrations)
+                shown.save(self._kept.demonstrations)
+                self._kept.shown_sha256 = file_sha256(self._kept.demonstrations)
             self._keep_imitating(shown)
         self.progress.warmed = True
         self._judge()
         if self.config.warm_start.teacher is not None:
             self._save_rotating()
-
-    @property
-    def _demonstrations(self) -> Path:
-        return self.folder / "demonstrations.npz"
 
     def _keep_imitating(self, shown: Demonstrations) -> None:
         weight = self.config.warm_start.keep_weight
@@ -445,7 +413,7 @@ class Trainer:
         def fill(folder: Path) -> None:
             self.agent.buffer.save(folder)
 
-        write_checkpoint(self.folder / "replay_buffer_final", self._manifest({}), {}, fill)
+        write_checkpoint(self.folder / "replay_buffer_final", self._kept.manifest({}), {}, fill)
 
     # --- saving ----------------------------------------------------------------------------------
 
@@ -455,7 +423,7 @@ class Trainer:
         if every and progress.episodes // every > progress.numbered:
             progress.numbered = progress.episodes // every
             name = f"episode_{progress.numbered * every:06d}"
-            self._save_model(self.folder / "checkpoints" / name, None)
+            self._kept.save_model(self.folder / "checkpoints" / name, None)
         # Last, so that a run resumed from it has all of this step behind it.
         due = progress.vector_steps % strategy.save_freq == 0
         if due and time.monotonic() - self._last_saved >= strategy.min_interval_s:
@@ -466,61 +434,11 @@ class Trainer:
         state = (agent.steps, agent.updates, len(progress.evaluations), progress.polished_at)
         if state == self._saved:
             return  # nothing has happened since
-        self._check_weights()
-        self.latest.write(agent.steps, self._manifest({}), agent.online.state_dict(), self._fill)
+        self._kept.save(self.latest, self._metrics_bytes())
         self._last_saved, self._saved = time.monotonic(), state
 
-    def _save_model(self, folder: Path, score: Score | None) -> None:
-        self._check_weights()
-        metrics = {"score": score.mean, **score.kpis} if score is not None else {}
-        write_checkpoint(
-            folder, self._manifest(metrics), self.agent.online.state_dict(), lambda _: None
-        )
-
-    def _save_evidence(self) -> Path:
-        """Keep the state that led to numbers that are not finite."""
-        folder = self.folder / "checkpoints" / "failed"
-        write_checkpoint(folder, self._manifest({}), self.agent.online.state_dict(), self._fill)
-        return folder
-
-    def _manifest(self, metrics: dict[str, float]) -> ModelManifest:
-        return ModelManifest(
-            network=self.agent.online.architecture(),
-            environment=self.task.record(self.config),
-            reward_scale=self.agent.options.reward_scale,
-            decision=self.config.evaluation.policy,
-            step=self.agent.steps,
-            metrics=metrics,
-            provenance={"seed": self.config.seed, **_versions(), **self._provenance},
-        )
-
-    def _fill(self, folder: Path) -> None:
-        """Everything a rotating checkpoint holds beside the online network."""
-        agent = self.agent
-        tensors = {f"target.{k}": v for k, v in agent.target.state_dict().items()}
-        for index, state in agent.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-        tensors["torch_random"] = torch.get_rng_state()
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / TRAINING_FILE
-        )
-        p = self.progress
-        document = {
-            "steps": agent.steps,
-            "updates": agent.updates,
-            "agent_random": agent.random.bit_generator.state,
-            "progress": {**vars(p)},
-            "metrics_bytes": self._log.size if self._log is not None else 0,
-            "config": config_json(self.config),
-            "replay": self.config.checkpoints.save_replay_buffer,
-            "demonstrations": self._shown_sha256,
-        }
-        (folder / STATE_FILE).write_text(json.dumps(document), encoding="utf-8")
-        self.stream.save(folder)
-        if self.config.checkpoints.save_replay_buffer:
-            agent.buffer.save(folder)
-
-    # --- resuming --------------------------------------------------------------------------------
+    def _metrics_bytes(self) -> int:
+        return self._log.size if self._log is not None else 0
 
     def _resume(self, path: Path | None) -> None:
         folder = path or self.latest.newest()
@@ -536,59 +454,21 @@ class Trainer:
             others = [p for p in self.latest.all() if p != folder]
             hint = f"; an older one can be given: --checkpoint {others[-1]}" if others else ""
             raise TrainingError(f"{error}{hint}") from error
-        self._check_same(folder, manifest, state)
-        agent = self.agent
-        agent.online.load_state_dict(model)
-        tensors = read_tensors(folder / TRAINING_FILE)
-        agent.target.load_state_dict(
-            {k.removeprefix("target."): v for k, v in tensors.items() if k.startswith("target.")}
-        )
-        _load_optimizer(agent.optimizer, tensors)
-        torch.set_rng_state(tensors["torch_random"])
-        agent.steps, agent.updates = int(state["steps"]), int(state["updates"])
-        agent.random.bit_generator.state = state["agent_random"]
-        self.progress = Progress(**state["progress"])
-        self.progress.evaluations = [(s, m, list(r)) for s, m, r in self.progress.evaluations]
-        if state["replay"]:
-            agent.buffer.restore(folder)
-        state_and_mask = self.stream.restore(folder)
-        if not (self.folder / "checkpoints" / "best").exists():  # going on under another name
+        restored = self._kept.restore(folder, manifest, model, state)
+        if not settled(self.folder / "checkpoints" / "best").exists():  # under another name
             self.progress.best, self.progress.since_best = None, 0
-        plan = self.config.warm_start
-        if plan.teacher is not None and plan.keep_weight > 0:
-            self._shown_sha256 = state.get("demonstrations")
-            self._keep_imitating(self._demonstrations_of(folder))
+        if restored.demonstrations is not None:
+            self._keep_imitating(restored.demonstrations)
         # Everything could be read: from here on the run's files are written.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hold_folder()
         self._log = RunLog(
-            self.folder, self.config.experiment_name, int(state["metrics_bytes"]), agent.steps
+            self.folder, self.config.experiment_name, restored.metrics_bytes, self.agent.steps
         )
-        self._state, self._mask = state_and_mask
+        self._state, self._mask = restored.state, restored.mask
         self._resumed = True
         self._write_config(resumed_from=str(folder))
         self._log.say(f"resumed from {folder.name}")
-
-    def _demonstrations_of(self, checkpoint: Path) -> Demonstrations:
-        """Those of this run, or of the run whose checkpoint it goes on from."""
-        own = path = self._demonstrations
-        if not own.exists():
-            run = checkpoint.resolve().parents[2]  # run / checkpoints / latest / step_...
-            path = run / own.name
-        try:
-            found = file_sha256(path)
-        except OSError as error:
-            raise TrainingError(
-                f"demonstrations {path} cannot be read: {error.strerror}; the run learns beside "
-                "them and cannot go on without"
-            ) from error
-        if found != self._shown_sha256:
-            raise TrainingError(
-                f"demonstrations {path} are not those of checkpoint {checkpoint.name} (their "
-                "SHA-256 differs): truncated or altered, or of another run"
-            )
-        if path != own:
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, own)
-        return Demonstrations.load(own)
 
     def _check_parts(self) -> None:
         """What comes after hours must not turn out impossible then.
@@ -611,50 +491,14 @@ class Trainer:
         if config.warm_start.teacher is not None:
             teacher_of(self.task, self.agent, config)
 
-    def _check_same(self, folder: Path, manifest: ModelManifest, state: dict[str, Any]) -> None:
-        """A checkpoint of another network, scenario or setting cannot be gone on with."""
-        mine = {
-            "network": self.agent.online.architecture(),
-            "environment": self.task.record(self.config),
-        }
-        for part, expected in mine.items():
-            found = getattr(manifest, part)
-            for name in expected.keys() | found.keys():
-                if found.get(name) != expected.get(name):
-                    raise TrainingError(
-                        f"checkpoint {folder}: {part} {name} is {found.get(name)!r}, this run has "
-                        f"{expected.get(name)!r}; start anew under another --name"
-                    )
-        then, now = state["config"], config_json(self.config)
-        same = {
-            **{
-                f"hyperparameters.{name}": ("hyperparameters", name)
-                for name in _SAME_HYPERPARAMETERS
-            },
-            "environment.reward_timing": ("environment", "reward_timing"),
-            "evaluation.n_eval_episodes": ("evaluation", "n_eval_episodes"),
-        }
-        differing = [
-            (shown, then[group].get(name), now[group][name])
-            for shown, (group, name) in same.items()
-            if then[group].get(name) != now[group][name]
-        ]
-        if then["seed"] != now["seed"]:
-            differing.append(("seed", then["seed"], now["seed"]))
-        for shown, was, is_now in differing:
-            raise TrainingError(
-                f"checkpoint {folder}: {shown} was {was}, this run has {is_now}; resume with the "
-                "same or start anew under another --name"
-            )
-
     # --- small things ----------------------------------------------------------------------------
 
     def _write_config(self, **more: Any) -> None:
         document = {
             "config": config_json(self.config),
             "environment": self.task.record(self.config),
-            "versions": _versions(),
-            **self._provenance,
+            "versions": versions(),
+            **self._kept.provenance,
             **more,
         }
         path = self.folder / "training_config.json"
@@ -735,22 +579,6 @@ def _agent(config: TrainingConfig, network: Any, state_dim: int, num_actions: in
         device=config.device,
         seed=config.seed,
     )
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "numba", "gymnasium")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _catch_interrupts(handler: Callable[[int, FrameType | None], None]) -> Any:

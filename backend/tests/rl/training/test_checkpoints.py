@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from services.rl import replay_buffer
 from services.rl.errors import AtmrError, PolicyError, TrainingError
 from services.rl.policies.model_files import ModelManifest, read_arrays, read_manifest
-from services.rl.training import checkpoints, trainer
+from services.rl.training import checkpoints, run_state, trainer
 from services.rl.training.checkpoints import (
     RotatingCheckpoints,
     disk_reason,
@@ -135,7 +135,7 @@ def short_write(*_arguments, **_options):
 
 FULL = {
     "the network": (checkpoints, "save_file", no_space_in_rust),
-    "optimiser and target": (trainer, "save_file", no_space),
+    "optimiser and target": (run_state, "save_file", no_space),
     "the buffer": (replay_buffer.np, "save", short_write),
     "the manifest": (checkpoints, "_write_synced", no_space),
     "evaluations": (trainer.np, "savez", no_space),

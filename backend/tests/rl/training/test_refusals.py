@@ -37,6 +37,7 @@ DIFFERENT = {
     "priorities": ({"hyperparameters": {"prioritised": True}}, "prioritised was False"),
     "timing": ({"environment": {"reward_timing": "event"}}, "reward_timing was planned_gain"),
     "judges": ({"evaluation": {"n_eval_episodes": 5}}, "n_eval_episodes was 3, this run has 5"),
+    "judged as": ({"evaluation": {"policy": "dqn"}}, "policy was dqn_matching, this run has dqn"),
     "seed": ({"seed": 5}, "seed was 0, this run has 5"),
 }
 
@@ -157,3 +158,38 @@ def test_a_buffer_beyond_memory_is_one_sentence(atmr_home):
 
 def test_every_refusal_is_of_the_family():
     assert issubclass(TrainingError, AtmrError)
+
+
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_goes_on(atmr_home):
+    first = Trainer("geneva_small", tiny("same"))
+    refused = []
+
+    def look(_steps, _numbers):
+        if first.progress.vector_steps == 25:
+            before = contents(first.folder)
+            for resume in (False, True):
+                second = Trainer("geneva_small", tiny("same", resume_training=resume))
+                with pytest.raises(TrainingError, match="another process is training") as raised:
+                    second.train()
+                refused.append(str(raised.value))
+            assert contents(first.folder) == before
+
+    first._on_progress = look
+    first.train()
+    assert len(refused) == 2 and all("--name" in said for said in refused)
+    Trainer("geneva_small", tiny("same")).train()  # over: the name is free again
+
+
+def test_a_new_run_of_an_old_name_leaves_no_model_of_the_old_one(atmr_home, monkeypatch):
+    old = Trainer("geneva_small", tiny("reused", warm_start={"teacher": "nearest", "days": 1}))
+    old.train()
+    new = Trainer("geneva_small", tiny("reused"))
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(new, "evaluate", stopped)  # before the first evaluation
+    with pytest.raises(KeyboardInterrupt):
+        new.train()
+    left = {str(p.relative_to(new.folder)) for p in new.folder.rglob("*") if p.is_file()}
+    assert left == {"training_config.json", "logs/metrics.jsonl", "logs/training.log"}

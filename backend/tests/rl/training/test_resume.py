@@ -1,5 +1,8 @@
 """A run that was interrupted and resumed equals one that never was, to the bit."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -183,3 +186,40 @@ def test_evaluations_before_and_after_an_interruption_lie_in_one_file(atmr_home)
     with np.load(run.folder / "eval" / "evaluations.npz") as stored:
         assert stored["timesteps"].tolist() == [0, 80, 120]
         assert stored["results"].shape == (3, config.evaluation.n_eval_episodes)
+
+
+def test_a_best_model_killed_while_it_was_replaced_is_not_forgotten(atmr_home):
+    """Killed between two renames, ``best`` lies under another name: its score still counts."""
+    run = interrupted_at(Trainer("geneva_small", tiny()), 12)
+    run.train()
+    best = run.folder / "checkpoints" / "best"
+    best.rename(best.with_name(".best.previous"))
+    again = interrupted_at(Trainer("geneva_small", tiny(resume_training=True)), 13)
+    again.train()
+    assert run.progress.best is not None
+    assert again.progress.best == run.progress.best
+
+
+def test_signals_that_come_together_are_one_request(atmr_home):
+    """`timeout` signals a process and its group: twice at once, and the state must be saved."""
+    run = Trainer("geneva_small", tiny())
+    seen = []
+
+    def look(_steps, _numbers):
+        if run.progress.vector_steps == 12:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            seen.append(run._interrupted)
+
+    run._on_progress = look
+    assert run.train().stopped == "interrupted"
+    assert seen == [True]
+    assert run.latest.newest().name == "step_0000000048"
+
+
+def test_a_second_request_leaves_at_once(atmr_home, monkeypatch):
+    run = Trainer("geneva_small", tiny())
+    run._interrupt(signal.SIGINT, None)
+    monkeypatch.setattr(run, "_asked_at", run._asked_at - 5.0)
+    with pytest.raises(KeyboardInterrupt):
+        run._interrupt(signal.SIGINT, None)
