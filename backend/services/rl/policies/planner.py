@@ -53,6 +53,7 @@ class SearchPolicy:
     Attributes:
         name: As on the command line.
         note: Where its values come from, for reports.
+        model_sha: SHA-256 of the values' file, where there is one.
         fallbacks: Epochs decided by ``matching`` because there was no time to search.
         ignored_plans: Plans handed in that were of another scenario, a later moment or another
             kind, and were not used.
@@ -70,6 +71,7 @@ class SearchPolicy:
         look_ahead_min: float | None = None,
         seed: int = 0,
         note: str = "",
+        model_sha: str | None = None,
     ) -> None:
         """Plan for a scenario.
 
@@ -83,6 +85,7 @@ class SearchPolicy:
             look_ahead_min: Bookings promised later than this from now are not planned yet.
             seed: Of the search.
             note: For reports.
+            model_sha: SHA-256 of the values' file.
 
         Raises:
             PolicyError: If the number of moves or the budget is negative.
@@ -91,6 +94,7 @@ class SearchPolicy:
             raise PolicyError(f"{name}: moves and budget_ms must be at least 0")
         self.name = name
         self.note = note
+        self.model_sha = model_sha
         self.fallbacks = 0
         self.ignored_plans = 0
         self._scenario = scenario

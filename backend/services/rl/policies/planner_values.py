@@ -21,6 +21,7 @@ from services.rl.simulation.demand import QUANTILES, DemandModel
 from services.rl.simulation.scenarios import ReplayDemand, Scenario
 from services.rl.simulation.types import FloatArray
 
+from .model_files import file_sha256
 from .route_search import TERM
 
 VALUES_SCHEMA = 1
@@ -180,8 +181,8 @@ VALUES_FILE: Final = "planner.json"
 
 def planner_values(
     scenario: Scenario, model: Path | None = None, *, transfer: bool = False
-) -> tuple[PlannerValues, str]:
-    """Values for a scenario, and a note on where they come from.
+) -> tuple[PlannerValues, str, str]:
+    """Values for a scenario, a note on where they come from, and their file's SHA-256.
 
     Those of the model folder, where it has any; else what was fitted for the scenario's name:
     under ``data/rl/weights``, then among the shipped ones. A resized scenario (``geneva-n5-h8``)
@@ -210,7 +211,7 @@ def planner_values(
                 f"not on {scenario.name}: fit them again, or admit them with --transfer"
             )
         note += " (another scenario, or another version of it)"
-    return values, note
+    return values, note, file_sha256(path)
 
 
 def _values_file(scenario: Scenario, model: Path | None, transfer: bool) -> Path | None:

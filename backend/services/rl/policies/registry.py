@@ -109,9 +109,9 @@ def _search(
     from .planner import DEFAULT_MOVES, SearchPolicy
     from .planner_values import planner_values
 
-    values, note = None, "the plan's own reward"
+    values, note, sha = None, "the plan's own reward", None
     if name == "planner":
-        values, note = planner_values(scenario, model, transfer=transfer)
+        values, note, sha = planner_values(scenario, model, transfer=transfer)
     moves = DEFAULT_MOVES if moves is None else moves
     return SearchPolicy(
         name if moves == DEFAULT_MOVES else f"{name}@{moves}",
@@ -121,6 +121,7 @@ def _search(
         moves=moves,
         seed=seed,
         note=f"{note}; {moves} moves per epoch",
+        model_sha=sha,
     )
 
 

@@ -257,7 +257,7 @@ def test_values_are_refused_elsewhere_unless_transferred(tmp_path, atmr_home):
     assert planner_values(geneva, tmp_path)[0].weights[0] == 1.0
     with pytest.raises(PolicyError, match="fitted on geneva"):
         planner_values(other, tmp_path)
-    values, note = planner_values(other, tmp_path, transfer=True)
+    values, note, _ = planner_values(other, tmp_path, transfer=True)
     assert values.weights[0] == 1.0 and "another scenario" in note
     assert make_policy("planner@50", other, model=tmp_path, transfer=True).name == "planner@50"
 
