@@ -1,4 +1,4 @@
-"""Train a DQN: on a scenario, or on any Gymnasium environment with discrete actions.
+"""Train a policy: a DQN on a scenario or any Gymnasium environment, or the planner's values.
 
 Results go to results/<name>: checkpoints/best is the model to evaluate and to serve.
 """
@@ -31,6 +31,7 @@ train_dqn.py --mode quick --scenario geneva --name first
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1 --resume
 train_dqn.py --mode production --scenario geneva --network flat --name flat
+train_dqn.py --mode production --scenario geneva_overload --policy planner --name planner
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
 FAILED_CHECK = 1
@@ -43,6 +44,11 @@ def build_parser() -> Parser:
         "--mode", default="quick", choices=("sanity", "quick", "production", "gpu", "kaggle"),
         help="starting point of the configuration (default quick; kaggle is gpu)",
     )  # fmt: skip
+    parser.add_argument(
+        "--policy", choices=("dqn_matching", "planner"), default="dqn_matching",
+        help="dqn_matching (default): the network; planner: the values of the route search",
+    )  # fmt: skip
+    parser.add_argument("--generations", type=positive_int, help="of the planner's evolution")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scenario", help="name or YAML file (default geneva)")
     where.add_argument("--env", metavar="ID", help="a Gymnasium environment instead")
@@ -69,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check, train, say what came out and what to do next."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if arguments.policy == "planner":
+        from scripts.rl.train_planner import train
+
+        make_folder(arguments.json and arguments.json.parent)
+        return train(arguments)
+    if arguments.generations is not None:
+        raise UsageError("--generations belongs to --policy planner")
     # Torch takes a second to load: not for --help or a mistyped option.
     from services.rl.training.config import flat_fields, load_config, mode_config, sanity_fields
     from services.rl.training.sanity import run_sanity_checks
