@@ -52,7 +52,8 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
     return files
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, under a temporary name first."""
     FigureCanvasAgg(figure)
     temporary = path.with_name(path.name + ".partial")
     figure.savefig(temporary, format="png", dpi=110)
@@ -87,7 +88,7 @@ def _kpi_bars(evaluation: Evaluation, path: Path) -> Path:
         f"means and 95 % intervals (blue: reference)",
         fontsize=11,
     )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _clock(engine: Engine, minutes: float) -> str:
@@ -135,7 +136,7 @@ def _gantt(engine: Engine, title: str, path: Path) -> Path:
         ],
         ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False,
     )  # fmt: skip
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _map(engine: Engine, title: str, path: Path) -> Path:
@@ -173,4 +174,4 @@ def _map(engine: Engine, title: str, path: Path) -> Path:
     axis.set_title(f"Pickups and their trips — {title}", fontsize=11)
     axis.legend(fontsize=9, loc="best")
     axis.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return save_figure(figure, path)

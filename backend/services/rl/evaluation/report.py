@@ -54,7 +54,7 @@ def table(evaluation: Evaluation) -> str:
         cells += [""] * (len(heads) - len(cells))
         cells[heads.index("gap closed %")] = "100"
         rows.append(cells)
-    return _markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def paired_table(evaluation: Evaluation) -> str:
@@ -76,7 +76,7 @@ def paired_table(evaluation: Evaluation) -> str:
             mark = " *" if difference.excludes_zero else ""
             cells.append(_with_interval(difference, decimals, True, signed=True) + mark)
         rows.append(cells)
-    return _markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def text(evaluation: Evaluation) -> str:
@@ -153,7 +153,8 @@ def _with_interval(value: Estimate, decimals: int, interval: bool, *, signed: bo
     return shown
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, columns aligned: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = ["| " + " | ".join(h.ljust(w) for h, w in zip(heads, widths, strict=True)) + " |"]
     lines.append("|" + "|".join("-" * (w + 2) for w in widths) + "|")
