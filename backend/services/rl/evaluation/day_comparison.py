@@ -262,7 +262,7 @@ def _played(
             earned = _earned(engine, event)
             for term, amount in earned.items():
                 contributions[event["booking"], _TERM[term]] += amount
-            if earned:
+            if any(earned.values()):
                 curve.append((event["time_min"], curve[-1][1] + sum(earned.values())))
     elsewhere = {name: terms[name] for name in NOT_OF_A_BOOKING}
     end = max(engine.scenario.rules.horizon_min, curve[-1][0])

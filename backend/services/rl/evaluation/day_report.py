@@ -284,13 +284,12 @@ def _moments(
 
 
 def _told(comparison: DayComparison, number: int, parting: Parting) -> str:
-    a, b = comparison.a, comparison.b
+    a, b, row = comparison.a, comparison.b, parting.booking
     return "\n".join(
         [
-            f"{number}. **{_signed(parting.difference)}** — "
-            f"{booking_words(comparison, parting.booking)}",
-            f"    - {a.policy} ({_signed(parting.worth_a)}): {deed(comparison, a, parting.booking)}",
-            f"    - {b.policy} ({_signed(parting.worth_b)}): {deed(comparison, b, parting.booking)}",
+            f"{number}. **{_signed(parting.difference)}** — {booking_words(comparison, row)}",
+            f"    - {a.policy} ({_signed(parting.worth_a)}): {deed(comparison, a, row)}",
+            f"    - {b.policy} ({_signed(parting.worth_b)}): {deed(comparison, b, row)}",
             f"    - {parting_reason(comparison, parting)}",
             "",
         ]
