@@ -240,20 +240,19 @@ def write_chart(comparison: DayComparison, epochs: Sequence[int], path: Path) ->
     for day, colour in ((a, BLUE), (b, ORANGE)):
         last = float(day.curve[-1, 1])
         times, rewards = np.append(day.curve[:, 0], end), np.append(day.curve[:, 1], last)
-        upper.step(times, rewards, where="post", color=colour, linewidth=2)
+        upper.step(times, rewards, where="post", color=colour, linewidth=1.7)
         upper.annotate(
             f"{day.policy} {last:.1f}", (end, last),
             xytext=(6, 6 if day is ahead else -6),
             textcoords="offset points", va="center", color=colour, fontsize=9, fontweight="bold",
         )  # fmt: skip
     _mark_moments(comparison, epochs, (upper, lower))
-    times, difference = _difference(comparison)
-    times, difference = np.append(times, end), np.append(difference, difference[-1])
-    lower.fill_between(times, difference, 0, where=difference >= 0, step="post", color=ORANGE,
-                       alpha=0.45, linewidth=0)  # fmt: skip
-    lower.fill_between(times, difference, 0, where=difference <= 0, step="post", color=BLUE,
-                       alpha=0.45, linewidth=0)  # fmt: skip
-    lower.step(times, difference, where="post", color="black", linewidth=1)
+    times, lead = _lead(comparison)
+    times, lead = np.append(times, end), np.append(lead, lead[-1])
+    # Clipped, not masked: between two events a mask leaves holes where the lead changes hands.
+    for part, colour in ((np.maximum(lead, 0), ORANGE), (np.minimum(lead, 0), BLUE)):
+        lower.fill_between(times, part, 0, step="post", color=colour, alpha=0.45, linewidth=0)
+    lower.step(times, lead, where="post", color="black", linewidth=1)
     lower.axhline(0, color="black", linewidth=0.6)
     for axis in (upper, lower):
         axis.spines[["top", "right"]].set_visible(False)
@@ -262,7 +261,7 @@ def write_chart(comparison: DayComparison, epochs: Sequence[int], path: Path) ->
     lower.set_ylabel(f"{b.policy} minus {a.policy}", fontsize=9)
     ticks = np.linspace(0, comparison.scenario.rules.horizon_min, 9)
     lower.set_xticks(ticks, [comparison.clock(t) for t in ticks])
-    lower.set_xlim(0, end)
+    lower.set_xlim(0, 1.005 * end)  # the last event stays within
     figure.suptitle(
         f"Reward over the day — {comparison.scenario.name}, {comparison.day}", fontsize=11
     )
@@ -282,7 +281,7 @@ def _mark_moments(comparison: DayComparison, epochs: Sequence[int], axes: Sequen
         )  # fmt: skip
 
 
-def _difference(comparison: DayComparison) -> tuple[FloatArray, FloatArray]:
+def _lead(comparison: DayComparison) -> tuple[FloatArray, FloatArray]:
     """Times at which either reward changes, and the second's lead from then on."""
     a, b = comparison.a, comparison.b
     times = np.unique(np.concatenate([a.curve[:, 0], b.curve[:, 0]]))

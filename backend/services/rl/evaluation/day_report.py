@@ -25,6 +25,8 @@ from .runner import DayBook
 REPLAY_SCHEMA = 1
 TOLD: Final = 15
 """Partings that the Markdown tells at length; the spreadsheet tells them all."""
+LISTED: Final = 200
+"""Partings that the Markdown lists in one line each."""
 
 _KPIS = (
     ("reward", "reward", 1),
@@ -40,6 +42,7 @@ _KPIS = (
     ("workload_gini", "unevenness of work (Gini)", 2),
     ("satisfaction", "satisfaction, 1 to 5", 2),
 )
+_ONLY_IF_ANY = ("unserved_p4", "unserved_p5")
 
 
 def write_replay(
@@ -156,10 +159,13 @@ def summary(comparison: DayComparison) -> str:
         else f"{abs(served)} {'more' if served > 0 else 'fewer'} "
         f"patient{'s' if abs(served) > 1 else ''}"
     )
+    distance = "as far" if abs(empty) < 0.05 else (
+        f"{abs(empty):.1f} km {'more' if empty > 0 else 'less'}"
+    )  # fmt: skip
     return (
         f"**{better.policy} earned {better.kpis['reward']:.1f} points, {worse.policy} "
         f"{worse.kpis['reward']:.1f}: {abs(difference):.1f} apart.** {better.policy} served "
-        f"{patients} and drove {abs(empty):.1f} km {'more' if empty > 0 else 'less'} empty. They "
+        f"{patients} and drove {distance} empty. They "
         f"part first at {comparison.clock(a.epochs[comparison.first].now_min)}; of "
         f"{len(a.history)} bookings {len(comparison.partings)} end differently. It is one day: it "
         "shows how the two differ, not which is better (evaluate.py does)."
@@ -184,6 +190,7 @@ def _kpi_table(comparison: DayComparison) -> str:
             _signed(b.kpis[kpi] - a.kpis[kpi], decimals),
         ]
         for kpi, name, decimals in _KPIS
+        if kpi not in _ONLY_IF_ANY or a.kpis[kpi] or b.kpis[kpi]
     ]
     return markdown_table(["", a.policy, b.policy, "difference"], rows)
 
@@ -304,7 +311,7 @@ def _all_partings(comparison: DayComparison) -> list[str]:
         comparison.a.policy, comparison.b.policy, "difference",
     ]  # fmt: skip
     rows = []
-    for parting in comparison.partings:
+    for parting in comparison.partings[:LISTED]:
         booking = comparison.a.history[parting.booking]
         rows.append(
             [
@@ -318,9 +325,11 @@ def _all_partings(comparison: DayComparison) -> list[str]:
                 _signed(parting.difference),
             ]
         )
+    number = len(comparison.partings)
+    shown = f"The {LISTED} of {number} that weigh most" if number > LISTED else f"All {number}"
     return [
-        "By size of the difference in reward; [decisions.csv](decisions.csv) has the reasons of "
-        "all of them.",
+        f"{shown}, by size of the difference in reward; [decisions.csv](decisions.csv) has every "
+        "one with its reason.",
         "",
         markdown_table(heads, rows),
     ]
