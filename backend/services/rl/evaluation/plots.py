@@ -31,7 +31,7 @@ DOING = {
 
 def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write all plots; the Gantt and the map show the first day under the best policy."""
-    files = [_save(kpi_figure(evaluation), folder / "kpis.png")]
+    files = [save_figure(kpi_figure(evaluation), folder / "kpis.png")]
     best = best_policy(evaluation).policy
     engine = evaluation.book.engine([0])
     policy = make_policy(
@@ -44,7 +44,8 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
     return files
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, under a temporary name first."""
     FigureCanvasAgg(figure)
     temporary = path.with_name(path.name + ".partial")
     figure.savefig(temporary, format="png", dpi=110)
@@ -96,7 +97,7 @@ def _gantt(engine: Engine, title: str, path: Path) -> Path:
         ],
         ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False,
     )  # fmt: skip
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _map(engine: Engine, title: str, path: Path) -> Path:
@@ -136,7 +137,7 @@ def _map(engine: Engine, title: str, path: Path) -> Path:
     axis.set_title(f"Pickups and their trips — {title}", fontsize=11)
     figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _map_size(history: Any, stretch: float) -> tuple[float, float]:

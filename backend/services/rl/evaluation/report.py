@@ -68,7 +68,7 @@ def table(evaluation: Evaluation, *, markdown: bool = True) -> str:
         cells[1 + len(COLUMNS)] = "100"
         rows.append(cells)
     heads, rows = [heads[i] for i in used], [[row[i] for i in used] for row in rows]
-    return _markdown(heads, rows) if markdown else _aligned(heads, rows)
+    return markdown_table(heads, rows) if markdown else _aligned(heads, rows)
 
 
 def paired_table(evaluation: Evaluation, *, markdown: bool = True) -> str:
@@ -90,7 +90,7 @@ def paired_table(evaluation: Evaluation, *, markdown: bool = True) -> str:
             mark = " *" if difference.excludes_zero else ""
             cells.append(_with_interval(difference, decimals, True, signed=True) + mark)
         rows.append(cells)
-    return _markdown(heads, rows) if markdown else _aligned(heads, rows)
+    return markdown_table(heads, rows) if markdown else _aligned(heads, rows)
 
 
 def conclusion(evaluation: Evaluation) -> str:
@@ -225,7 +225,8 @@ def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(shown)
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, columns aligned: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = ["| " + " | ".join(h.ljust(w) for h, w in zip(heads, widths, strict=True)) + " |"]
     lines.append("|" + "|".join("-" * (w + 2) for w in widths) + "|")

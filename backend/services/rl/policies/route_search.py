@@ -215,6 +215,8 @@ def _visit(
     j: int,
 ) -> tuple[float, float, float]:
     """Drive job j after job ``last``: departure, end, and value (`_NO_PLAN`: it cannot be)."""
+    if not jobs.allowed[d, j]:  # nor may the clock be asked about a driver who is never free
+        return free, free, _NO_PLAN
     if last < 0:
         km, zone = jobs.start[d, j], fleet.zone[d]
     else:
@@ -232,7 +234,6 @@ def _visit(
     if (
         pickup > jobs.number[j, _PICKUP_BY] + _TOLERANCE_MIN
         or done > fleet.work_end[d] + _TOLERANCE_MIN
-        or not jobs.allowed[d, j]
     ):
         return depart, done, _NO_PLAN
     slack = jobs.number[j, _WINDOW_END] - pickup

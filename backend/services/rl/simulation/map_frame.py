@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -67,13 +68,15 @@ class MapFrame:
         _draw_legend(ground, x + width + 16, y + height - 238)
         self._ground = ground.image
 
-    def draw(self, now: Snapshot) -> npt.NDArray[np.uint8]:
-        """The frame of one moment, ``(720, 960, 3)`` uint8."""
+    def draw(self, now: Snapshot, ringed: Collection[int] = ()) -> npt.NDArray[np.uint8]:
+        """The frame of one moment, ``(720, 960, 3)`` uint8; ``ringed``: rows of open bookings."""
         canvas = Canvas(self._ground.copy())
         crowded = len(now.drivers) > _LABELLED
         for driver in now.drivers:
             self._draw_route(canvas, driver, crowded)
         for booking in reversed(now.bookings):  # the most urgent on top
+            if booking.row in ringed:
+                _draw_ring(canvas, self._pixel(booking.pickup))
             _draw_booking(canvas, self._pixel(booking.pickup), booking)
         for place in now.lost:
             _draw_cross(canvas, self._pixel(place))
@@ -134,6 +137,10 @@ def _free_spot(home: Pixel, placed: list[Pixel], distance: float) -> Pixel:
 def _draw_booking(canvas: Canvas, at: Pixel, booking: BookingNow) -> None:
     """Colour and shape tell the slack, size the priority."""
     _draw_slack(canvas, at, booking.slack_min, 3.2 + 0.65 * booking.priority)
+
+
+def _draw_ring(canvas: Canvas, at: Pixel) -> None:
+    canvas.disc(at, 12.5, WHITE, INK, 2)
 
 
 def _draw_slack(canvas: Canvas, at: Pixel, slack_min: float, r: float) -> None:

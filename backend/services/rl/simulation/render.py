@@ -4,6 +4,7 @@ Both show any environment of any engine, at its present moment or (by forecast) 
 that a film may run smoother than the decision epochs.
 """
 
+from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,16 +22,18 @@ _MAX_LISTED = 15
 _frames: WeakKeyDictionary[Engine, MapFrame] = WeakKeyDictionary()
 
 
-def render_rgb(engine: Engine, env: int = 0, at_min: float | None = None) -> Frame:
+def render_rgb(
+    engine: Engine, env: int = 0, at_min: float | None = None, ringed: Collection[int] = ()
+) -> Frame:
     """A map of one environment, ``(720, 960, 3)`` uint8.
 
     Drivers on their way, routes of what is committed, open bookings by slack, KPIs of the day so
-    far. The base map is drawn once per engine.
+    far. The base map is drawn once per engine. Open bookings (rows of the day) may be ringed.
     """
     frame = _frames.get(engine)
     if frame is None:
         frame = _frames[engine] = MapFrame(chart_of(engine))
-    return frame.draw(take_snapshot(engine, env, at_min))
+    return frame.draw(take_snapshot(engine, env, at_min), ringed)
 
 
 def chart_of(engine: Engine) -> Chart:

@@ -14,8 +14,9 @@ from services.rl.policies.planner_values import PlannerValues, demand_grid, plan
 from services.rl.policies.registry import make_policy
 from services.rl.policies.route_search import NUM_TERMS, TERM
 from services.rl.policies.routing import plan_value, problem_of_state, scenario_travel
+from services.rl.simulation import world
 from services.rl.simulation.engine import Engine
-from services.rl.simulation.scenarios import load_scenario
+from services.rl.simulation.scenarios import load_scenario, parse_scenario
 from tests.rl.policies.geneva_days import (
     booking,
     day_of,
@@ -159,6 +160,26 @@ def test_a_broken_down_driver_gets_nothing():
     day = day_of([booking(103, 1, 2)], [driver(0), driver(-2)])
     state = state_of(day, 100, down=np.array([True, False]))
     assert committed(state, search().decide(state)) == {"b0": 1}
+
+
+def test_the_plan_of_a_driver_who_broke_down_since_goes_to_others():
+    day = day_of([booking(113, 1, 2)], [driver(0), driver(-2)])
+    state = state_of(day, 100, down=np.array([True, False]))
+    policy = search()
+    plan = SearchPlan(policy.scenario.sha256, 95.0, (("d0", ("b0",)),))
+    assert planned_routes(state, policy.decide(state, plan=plan)) == [[], [0]]
+
+
+def test_days_with_breakdowns_and_call_offs_are_played_to_their_end():
+    raw = load_scenario("geneva_small").model_dump(mode="json")
+    raw["name"] = "disturbed"
+    raw["disturbances"] |= {"breakdowns_per_driver_day": 1.0, "late_cancellation_share": 0.2}
+    scenario = parse_scenario(raw, source="disturbed")
+    engine = Engine(scenario, 12)
+    engine.start(np.arange(12))
+    make_policy("rolling_search@200", scenario).play(engine)
+    assert all(engine.ended(e) for e in range(12))
+    assert engine.world.counters[:, world.RELEASED].sum() > 0
 
 
 def test_a_full_queue_commits_nothing_more():

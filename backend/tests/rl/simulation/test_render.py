@@ -183,3 +183,15 @@ def test_gymnasium_collects_frames() -> None:
     env.reset(seed=1)
     env.step(0)
     assert len(env.render()) == 2
+
+
+def test_a_ring_marks_one_booking_and_nothing_else():
+    engine = Engine(load_scenario("geneva_small"))
+    engine.start([1_000_000])
+    plain = render_rgb(engine)
+    rows = engine.open_rows()
+    ringed = render_rgb(engine, ringed=rows[:1].tolist())
+    where = np.argwhere((plain != ringed).any(axis=2))
+    assert 0 < np.ptp(where[:, 0]) <= 30 and 0 < np.ptp(where[:, 1]) <= 30
+    beyond = render_rgb(engine, ringed=[10_000])
+    assert np.array_equal(plain, beyond)
