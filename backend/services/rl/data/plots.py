@@ -232,7 +232,7 @@ def plot_service(history: HistoryDays, service: Service, path: Path) -> None:
         label = name.replace("_", " ")
         axis.bar(range(len(weeks)), share, bottom=below, color=colour, width=0.85, label=label)
         if len(weeks) <= _LABELLED_WEEKS:
-            for w in np.flatnonzero(share >= _LABELLED_SHARE):
+            for w in np.flatnonzero(share >= _LABELLED_SHARE).tolist():
                 axis.text(w, below[w] + share[w] / 2, f"{share[w]:.0f}", ha="center", va="center",
                           fontsize=7.5, color="white")  # fmt: skip
         below += share
