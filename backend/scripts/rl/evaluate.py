@@ -51,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--model", type=Path, metavar="DIR",
-        help="trained network for dqn and dqn_matching, such as results/NAME/checkpoints/best",
+        help="what train_dqn.py trained, such as results/NAME/checkpoints/best",
+    )  # fmt: skip
+    parser.add_argument(
+        "--transfer", action="store_true",
+        help="admit planner values that were fitted on another scenario",
     )  # fmt: skip
     parser.add_argument("--reference", help="policy to compare with (default matching)")
     parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")
@@ -83,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=arguments.seed,
         budget_ms=arguments.budget_ms,
         model=arguments.model,
+        transfer=arguments.transfer,
         hindsight_seconds=arguments.hindsight_seconds,
         jobs=arguments.jobs,
         cached=not arguments.no_cache,

@@ -1,11 +1,12 @@
-"""Train a DQN: on a scenario, or on any Gymnasium environment with discrete actions.
+"""Train a policy: a DQN on a scenario or any Gymnasium environment, or the planner's values.
 
 Results go to results/<name>: checkpoints/best is the model to evaluate and to serve.
 """
 
 import argparse
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ train_dqn.py --mode quick --scenario geneva --name first
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1 --resume
 train_dqn.py --mode production --scenario geneva --network flat --name flat
+train_dqn.py --mode production --scenario geneva_overload --policy planner --name planner
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
 FAILED_CHECK = 1
@@ -42,6 +44,11 @@ def build_parser() -> Parser:
         "--mode", default="quick", choices=("sanity", "quick", "production", "gpu", "kaggle"),
         help="starting point of the configuration (default quick; kaggle is gpu)",
     )  # fmt: skip
+    parser.add_argument(
+        "--policy", choices=("dqn_matching", "planner"), default="dqn_matching",
+        help="dqn_matching (default): the network; planner: the values of the route search",
+    )  # fmt: skip
+    parser.add_argument("--generations", type=positive_int, help="of the planner's evolution")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scenario", help="name or YAML file (default geneva)")
     where.add_argument("--env", metavar="ID", help="a Gymnasium environment instead")
@@ -68,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check, train, say what came out and what to do next."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if arguments.policy == "planner":
+        from scripts.rl.train_planner import train
+
+        make_folder(arguments.json and arguments.json.parent)
+        return train(arguments)
+    if arguments.generations is not None:
+        raise UsageError("--generations belongs to --policy planner")
     # Torch takes a second to load: not for --help or a mistyped option.
     from services.rl.training.config import flat_fields, load_config, mode_config, sanity_fields
     from services.rl.training.sanity import run_sanity_checks
@@ -92,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         scenario = load_scenario(arguments.scenario or "geneva")
         task = DispatchTask(scenario, open_source(scenario, arguments.data_dir))
-    if config.sanity.enabled:
+    going_on = config.resume_training or config.checkpoint_path is not None
+    if config.sanity.enabled and not going_on:  # they passed at the first start
         try:
             for line in run_sanity_checks(task, config):
                 _say(arguments, f"sanity: {line}")
@@ -107,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config,
         episodes=arguments.episodes,
         on_progress=bar,
+        on_message=None if arguments.quiet else _teller(bar),
         provenance=provenance(),
     )
     try:
@@ -120,16 +136,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = {**provenance(), **vars(result), **scores, "folder": str(result.folder)}
         write_json(arguments.json, document)
     if result.stopped == "interrupted":
+        again = _resuming(sys.argv[1:] if argv is None else argv, config.experiment_name)
         print(
-            f"interrupted at step {result.steps}; the state is saved: go on with --resume "
-            f"--name {config.experiment_name}",
+            f"interrupted at step {result.steps}; the state is saved: go on with {again}",
             file=sys.stderr,
         )
         return 130
     _say(
         arguments,
-        f"{result.steps:,} steps in {result.seconds:.0f} s; best score "
-        f"{result.best_score:.1f} at step {result.best_step:,}, last {result.final_score:.1f}",
+        f"{result.steps - result.first_step:,} steps in {result.seconds:.0f} s"
+        + (f" ({result.steps:,} in all)" if result.first_step else "")
+        + f"; best score {result.best_score:.1f} at step {result.best_step:,} on "
+        f"{config.evaluation.n_eval_episodes} {task.judged_on}, last {result.final_score:.1f}"
+        + (
+            f" (step 0 is the teacher's copy, {config.warm_start.teacher})"
+            if config.warm_start.teacher and result.best_step == 0
+            else ""
+        ),
     )
     if isinstance(task, DispatchTask):
         shown = arguments.scenario or "geneva"
@@ -239,6 +262,23 @@ def _bar(arguments: argparse.Namespace, timesteps: int, episodes: int | None) ->
     if arguments.quiet or not sys.stderr.isatty():
         return None
     return _Bar(timesteps, episodes)
+
+
+def _teller(bar: _Bar | None) -> Callable[[str], None]:
+    """Prints the log's lines, above the bar where there is one."""
+    if bar is not None:
+        from tqdm import tqdm
+
+        return lambda message: tqdm.write(message)
+    return lambda message: print(message, flush=True)
+
+
+def _resuming(argv: Sequence[str], name: str) -> str:
+    """The command that goes on: as it was started, with its name and ``--resume``."""
+    words = [word for word in argv if word != "--resume"]
+    if not any(word == "--name" or word.startswith("--name=") for word in words):
+        words += ["--name", name]
+    return shlex.join(["train_dqn.py", *words, "--resume"])
 
 
 def _say(arguments: argparse.Namespace, text: str) -> None:

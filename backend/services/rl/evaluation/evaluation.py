@@ -176,6 +176,7 @@ def run_evaluation(
     seed: int = 0,
     budget_ms: float = 200.0,
     model: Path | None = None,
+    transfer: bool = False,
     hindsight_seconds: float = 10.0,
     jobs: int = 1,
     cached: bool = True,
@@ -191,7 +192,8 @@ def run_evaluation(
         reference: Compared with; default: the first of matching, nearest, or the first policy.
         seed: Of policies that draw or search.
         budget_ms: Time per epoch of ``rolling``.
-        model: Folder of a trained network, for ``dqn`` and ``dqn_matching``.
+        model: Folder of a trained network, for ``dqn`` and ``dqn_matching``, or of planner values.
+        transfer: Admit planner values that were fitted on another scenario.
         hindsight_seconds: Search time per day of the clairvoyant.
         jobs: Processes for policies and days that take seconds.
         cached: Use and fill the cache of expensive days.
@@ -207,7 +209,7 @@ def run_evaluation(
     if not named:
         raise UsageError("name at least one policy besides hindsight")
     # All names are checked before the first day is played: that may take minutes.
-    played = [Ask(name, seed, budget_ms, model).policy(book).name for name in named]
+    played = [Ask(name, seed, budget_ms, model, transfer).policy(book).name for name in named]
     if len(set(played)) != len(played):
         raise UsageError(f"two of {','.join(named)} are the same policy in this scenario")
     if reference is None:
@@ -226,6 +228,7 @@ def run_evaluation(
                 seed=seed,
                 budget_ms=budget_ms,
                 model=model,
+                transfer=transfer,
                 jobs=jobs,
                 cached=cached,
                 data_dir=data_dir,

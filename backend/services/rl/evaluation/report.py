@@ -154,8 +154,8 @@ def text(evaluation: Evaluation, *, markdown: bool = False) -> str:
         sources = [h.source for h in evaluation.hindsight]
         counts = ", ".join(f"{s} {sources.count(s)}" for s in sorted(set(sources)))
         kind = evaluation.hindsight[0].kind
-        meaning = "a bound" if kind == "bound" else f"the {kind} solution, not a bound"
-        lines.append(f"- hindsight is {meaning} (days by source: {counts})")
+        what = "a bound" if kind == "bound" else f"the {kind} solution, not a bound"
+        lines.append(f"- hindsight is {what} (days by source: {counts})")
     lines += [f"- note: {note}" for note in evaluation.notes]
     lines += ["", conclusion(evaluation)]
     return "\n".join(lines).rstrip() + "\n"

@@ -140,12 +140,14 @@ class Ask:
         seed: Of policies that draw or search.
         budget_ms: Time per epoch of ``rolling``.
         model: Folder of a trained network.
+        transfer: Admit planner values that were fitted on another scenario.
     """
 
     name: str
     seed: int
     budget_ms: float
     model: Path | None
+    transfer: bool = False
 
     def policy(self, book: "DayBook") -> Policy:
         """A fresh policy."""
@@ -156,6 +158,7 @@ class Ask:
             seed=self.seed,
             budget_ms=self.budget_ms,
             model=self.model,
+            transfer=self.transfer,
         )
 
 
@@ -166,6 +169,7 @@ def evaluate_policy(
     seed: int = 0,
     budget_ms: float = 200.0,
     model: Path | None = None,
+    transfer: bool = False,
     jobs: int = 1,
     cached: bool = True,
     data_dir: str | None = None,
@@ -177,7 +181,7 @@ def evaluate_policy(
     decision, for the latency (and as a check: both ways must agree). Others play day by day,
     ``jobs`` processes at once; ``rolling`` keeps finished days in the cache.
     """
-    ask = Ask(name, seed, budget_ms, model)
+    ask = Ask(name, seed, budget_ms, model, transfer)
     policy = ask.policy(book)
     play = getattr(policy, "play", None)
     if play is not None:

@@ -18,6 +18,8 @@ POLICIES = (
     "matching_profit",
     "matching_linear",
     "rolling",
+    "rolling_search",
+    "planner",
     "dqn",
     "dqn_matching",
 )
@@ -25,6 +27,8 @@ POLICIES = (
 
 ``hindsight`` is a yardstick, not a policy: it sees the future.
 """
+
+_MOST_MOVES = 10_000_000
 
 
 def make_policy(
@@ -35,10 +39,14 @@ def make_policy(
     seed: int = 0,
     budget_ms: float = 200.0,
     model: Path | None = None,
+    transfer: bool = False,
 ) -> Policy:
     """A policy by name, or a foreign one as ``module:Class``.
 
-    ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``.
+    ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``, or of fitted
+    planner values; ``transfer`` admits values that were fitted on another scenario. What a search
+    may spend per epoch can stand behind the name: ``planner@1500`` (moves), ``rolling@50``
+    (milliseconds).
 
     A foreign class is called with the scenario, and needs ``name`` and ``decide``.
 
@@ -49,6 +57,11 @@ def make_policy(
 
     if ":" in name:
         return _foreign(name, scenario)
+    name, amount = _amount(name)
+    if name in ("rolling_search", "planner"):
+        return _search(name, amount, model, scenario, source, seed, transfer)
+    if amount is not None and name == "rolling":
+        budget_ms = float(amount)
     baseline = make_baseline(name, scenario, source=source, seed=seed)
     if baseline is not None:
         return baseline
@@ -65,6 +78,50 @@ def make_policy(
         return RollingPolicy(scenario, tables, budget_ms=budget_ms, seed=seed)
     raise PolicyError(
         f"unknown policy {name!r}: choose among {', '.join(POLICIES)}, hindsight, or module:Class"
+    )
+
+
+def _amount(name: str) -> tuple[str, int | None]:
+    """The name and the number after ``@``.
+
+    Raises:
+        PolicyError: If the number is none, or the policy takes none.
+    """
+    name, at, text = name.partition("@")
+    if not at:
+        return name, None
+    if name not in ("rolling", "rolling_search", "planner"):
+        raise PolicyError(f"policy {name!r} takes no amount after '@'")
+    if not text.isdecimal() or not 0 < int(text) <= _MOST_MOVES:
+        raise PolicyError(f"{name}@{text}: expected a whole number from 1 to {_MOST_MOVES}")
+    return name, int(text)
+
+
+def _search(
+    name: str,
+    moves: int | None,
+    model: Path | None,
+    scenario: Scenario,
+    source: DaySource | None,
+    seed: int,
+    transfer: bool,
+) -> Policy:
+    from .planner import DEFAULT_MOVES, SearchPolicy
+    from .planner_values import planner_values
+
+    values, note, sha = None, "the plan's own reward", None
+    if name == "planner":
+        values, note, sha = planner_values(scenario, model, transfer=transfer)
+    moves = DEFAULT_MOVES if moves is None else moves
+    return SearchPolicy(
+        name if moves == DEFAULT_MOVES else f"{name}@{moves}",
+        scenario,
+        source=source,
+        values=values,
+        moves=moves,
+        seed=seed,
+        note=f"{note}; {moves} moves per epoch",
+        model_sha=sha,
     )
 
 

@@ -11,6 +11,7 @@ needs no imitation: it is a special case of the network, which takes its weights
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,7 +25,7 @@ from services.rl.policies.base import Policy
 from services.rl.policies.registry import make_policy
 from services.rl.q_networks import FLOOR, PairQNetwork
 from services.rl.simulation.engine import Engine
-from services.rl.simulation.types import FloatArray
+from services.rl.simulation.types import FloatArray, IntArray
 
 from .config import TrainingConfig
 from .run_log import RunLog
@@ -99,12 +100,14 @@ def demonstrate(
     states, masks, rights = [], [], []
     count = engine.num_envs
     wanted: list[set[tuple[int, int]]] = [set() for _ in range(count)]
+    adviser = _adviser(teacher, engine)
     fresh = np.ones(count, dtype=np.bool_)
     ended = 0
     state, mask = engine.out.observation.copy(), engine.out.mask != 0
     while ended < days:
-        for env in np.flatnonzero(fresh).tolist():
-            wanted[env] = _commitments(teacher, engine, env)
+        asked = np.flatnonzero(fresh)
+        for env, answer in zip(asked.tolist(), adviser.commitments(asked), strict=True):
+            wanted[env] = answer
         right = np.zeros_like(mask)
         for e in range(count):
             _mark(engine, e, wanted[e], mask[e], right[e])
@@ -118,19 +121,58 @@ def demonstrate(
         step = stream.step(actions.astype(np.int64))
         ended += len(step.episodes)
         fresh = step.ended | (actions == 0)
+        adviser.forget(np.flatnonzero(step.ended))
         state, mask = step.state, step.mask
     return Demonstrations(np.concatenate(states), np.concatenate(masks), np.concatenate(rights))
 
 
-def _commitments(teacher: Policy, engine: Engine, e: int) -> set[tuple[int, int]]:
-    """What the teacher commits now: (driver, booking row of the day)."""
-    rows = engine.open_rows(e)
-    answer = teacher.decide(engine.state(e), rng=np.random.default_rng(int(engine.out.day[e])))
-    return {
-        (decision.driver, int(rows[decision.booking]))
-        for decision in answer.decisions
-        if decision.driver is not None
-    }
+class Adviser(Protocol):
+    """Says what a teacher would commit in environments that somebody else plays."""
+
+    def commitments(self, envs: IntArray) -> list[set[tuple[int, int]]]:
+        """(driver, booking row of the day) of each commitment, per environment asked for."""
+        ...
+
+    def forget(self, envs: IntArray) -> None:
+        """A new day begins there."""
+        ...
+
+
+class _Asked:
+    """A policy as an adviser: it decides on each environment's state, from its last plan."""
+
+    def __init__(self, teacher: Policy, engine: Engine) -> None:
+        self._teacher, self._engine = teacher, engine
+        self._plans: list[Any] = [None] * engine.num_envs
+
+    def commitments(self, envs: IntArray) -> list[set[tuple[int, int]]]:
+        return [self._ask(e) for e in envs.tolist()]
+
+    def _ask(self, e: int) -> set[tuple[int, int]]:
+        engine = self._engine
+        rows = engine.open_rows(e)
+        answer = self._teacher.decide(
+            engine.state(e),
+            plan=self._plans[e],
+            rng=np.random.default_rng(int(engine.out.day[e])),
+        )
+        self._plans[e] = answer.plan
+        return {
+            (decision.driver, int(rows[decision.booking]))
+            for decision in answer.decisions
+            if decision.driver is not None
+        }
+
+    def forget(self, envs: IntArray) -> None:
+        for e in envs.tolist():
+            self._plans[e] = None
+
+
+def _adviser(teacher: Policy, engine: Engine) -> Adviser:
+    """The teacher's own adviser, compiled, where it has one."""
+    own = getattr(teacher, "advise", None)
+    adviser: Adviser = _Asked(teacher, engine) if own is None else own(engine)
+    return adviser
 
 
 def _mark(

@@ -6,6 +6,7 @@ was never interrupted. Speed and times are in ``logs/training.log`` and TensorBo
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,16 @@ class RunLog:
         resumed_bytes: Length of the metrics file when the checkpoint resumed from was written;
             what came after it is cut off. None starts anew.
         step: The step resumed from.
+        echo: Is told every line of the log, for the terminal.
     """
 
     def __init__(
-        self, folder: Path, experiment: str, resumed_bytes: int | None = None, step: int = 0
+        self,
+        folder: Path,
+        experiment: str,
+        resumed_bytes: int | None = None,
+        step: int = 0,
+        echo: Callable[[str], None] | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -47,7 +54,12 @@ class RunLog:
         self.writer = SummaryWriter(
             str(events), purge_step=None if resumed_bytes is None else step + 1
         )
-        self._handler = logging.FileHandler(folder / "logs" / "training.log", encoding="utf-8")
+        self._echo = echo
+        self._handler = logging.FileHandler(
+            folder / "logs" / "training.log",
+            mode="w" if resumed_bytes is None else "a",
+            encoding="utf-8",
+        )
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self._handler)
         logger.setLevel(logging.INFO)
@@ -87,8 +99,10 @@ class RunLog:
         self.writer.add_figure(name, figure, step)
 
     def say(self, message: str) -> None:
-        """A line of the log."""
+        """A line of the log, and of the terminal where one listens."""
         logger.info(message)
+        if self._echo is not None:
+            self._echo(message)
 
     def close(self) -> None:
         """Flush and close."""

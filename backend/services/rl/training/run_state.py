@@ -268,7 +268,8 @@ class RunState:
                 if found.get(name) != expected.get(name):
                     raise TrainingError(
                         f"checkpoint {folder}: {part} {name} is {found.get(name)!r}, this run has "
-                        f"{expected.get(name)!r}; start anew under another --name"
+                        f"{expected.get(name)!r}; repeat the first start's options (--scenario, "
+                        "--mode, --config, ...), or start anew under another --name"
                     )
         then, now = state["config"], config_json(self.config)
         same = {
@@ -291,8 +292,8 @@ class RunState:
             differing.append(("seed", then["seed"], now["seed"]))
         for shown, was, is_now in differing:
             raise TrainingError(
-                f"checkpoint {folder}: {shown} was {was}, this run has {is_now}; resume with the "
-                "same or start anew under another --name"
+                f"checkpoint {folder}: {shown} was {was}, this run has {is_now}; repeat the first "
+                "start's options (--mode, --seed, ...), or start anew under another --name"
             )
 
 

@@ -169,13 +169,13 @@ def check_random_play(stream: Stream, config: TrainingConfig, *, foreign: bool) 
         rewards.update(np.round(step.reward, 9).tolist())
         state, mask = step.state, step.mask
     if len(rewards) < checks.min_unique_rewards:
-        finding = (
-            f"{len(rewards)} distinct rewards in {checks.num_steps} random steps, at least "
-            f"{checks.min_unique_rewards} expected: there is nothing to learn from"
-        )
+        found = f"distinct rewards in {checks.num_steps} random steps: {len(rewards)}"
         if not foreign:
-            raise SanityCheckError(f"{finding}; check the scenario's reward weights and demand")
-        return f"warning: {finding}"
+            raise SanityCheckError(
+                f"{found}, at least {checks.min_unique_rewards} expected: there is nothing to "
+                "learn from; check the scenario's reward weights and demand"
+            )
+        return f"warning: {found}; that is right only where the episode's length is the return"
     return f"{len(rewards)} distinct rewards in {checks.num_steps} random steps"
 
 

@@ -56,6 +56,7 @@ class Task(Protocol):
     """What the trainer needs to know of its environment."""
 
     name: str
+    judged_on: str  # what a score is the mean of, for people
 
     def stream(self, config: TrainingConfig) -> Stream:
         """Experience to learn from."""
@@ -90,6 +91,7 @@ class DispatchTask:
         self.scenario = scenario
         self.source = source
         self.name = scenario.name
+        self.judged_on = "validation days"
         self._judge: Engine | None = None
 
     def days(self, split: Split) -> list[Day] | None:
@@ -247,6 +249,7 @@ class GymnasiumTask:
     def __init__(self, environment_id: str) -> None:
         self.environment_id = environment_id
         self.name = environment_id
+        self.judged_on = "evaluation episodes"
 
     def stream(self, config: TrainingConfig) -> GymnasiumStream:
         """See `Task`."""

@@ -55,7 +55,8 @@ class TrainingResult:
         best_score: Mean over the validation days.
         best_step: Environment steps at which it was reached.
         final_score: Of the last evaluation.
-        steps: Environment steps trained.
+        steps: Environment steps trained, those of earlier processes included.
+        first_step: Where this process began.
         seconds: Of this process.
         stopped: ``done``, ``early`` (no progress) or ``interrupted``.
     """
@@ -65,6 +66,7 @@ class TrainingResult:
     best_step: int
     final_score: float
     steps: int
+    first_step: int
     seconds: float
     stopped: str
 
@@ -77,6 +79,7 @@ class Trainer:
         config: How.
         episodes: Stop after so many episodes instead of ``total_timesteps``.
         on_progress: Called now and then with steps and a few numbers, for a progress bar.
+        on_message: Called with every line of the log.
         provenance: What else the results should say about their origin (commit, command).
     """
 
@@ -87,6 +90,7 @@ class Trainer:
         *,
         episodes: int | None = None,
         on_progress: Callable[[int, dict[str, Any]], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         if isinstance(task, str):
@@ -98,6 +102,7 @@ class Trainer:
         self.folder = paths.results_dir() / config.experiment_name
         self.episodes = episodes
         self._on_progress = on_progress
+        self._on_message = on_message
         torch.set_num_threads(config.num_threads)
         torch.manual_seed(config.seed)
         h = config.hyperparameters
@@ -124,6 +129,7 @@ class Trainer:
         self._keep: Any = None
         self._held: ExitStack | None = None
         self._last_saved = 0.0
+        self._first_step = 0
         self._saved: tuple[Any, ...] = ()
 
     @property
@@ -162,6 +168,7 @@ class Trainer:
             best_step=self.progress.best_step,
             final_score=evaluations[-1][1] if evaluations else float("nan"),
             steps=self.agent.steps,
+            first_step=self._first_step,
             seconds=time.monotonic() - begun,
             stopped=stopped,
         )
@@ -220,18 +227,25 @@ class Trainer:
         if self._state is not None:  # of this process: goes on after an interruption
             self._interrupted = False
             written = (self.folder / "logs" / "metrics.jsonl").stat().st_size
-            self._log = RunLog(self.folder, config.experiment_name, written, self.agent.steps)
+            self._log = RunLog(
+                self.folder, config.experiment_name, written, self.agent.steps, self._on_message
+            )
+            self._first_step = self.agent.steps
             return
         if config.resume_training or config.checkpoint_path is not None:
             self._resume(config.checkpoint_path)
         else:
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._hold_folder()
+            replaces = (self.folder / "checkpoints" / "best").is_dir()
             self.latest.clear()
             forget_run(self.folder)
-            self._log = RunLog(self.folder, config.experiment_name)
+            self._log = RunLog(self.folder, config.experiment_name, echo=self._on_message)
+            if replaces:
+                self._log.say(f"replaces an earlier run of this name in {self.folder}")
             self._state, self._mask = self.stream.reset()
             self._write_config()
+        self._first_step = self.agent.steps
         self._last_saved = time.monotonic()
 
     def _hold_folder(self) -> None:
@@ -315,7 +329,8 @@ class Trainer:
         progress.evaluations.append((steps, score.mean, score.per_episode.tolist()))
         log.metrics(steps, "eval", {"score": score.mean, **score.kpis})
         log.say(
-            f"step {steps}: score {score.mean:.2f} on {len(score.per_episode)} validation days, "
+            f"step {steps}: score {score.mean:.2f} on {len(score.per_episode)} "
+            f"{self.task.judged_on}, "
             f"epsilon {self.agent.epsilon:.3f}, {progress.episodes} episodes"
         )
         self._save_evaluations()
@@ -463,7 +478,11 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._hold_folder()
         self._log = RunLog(
-            self.folder, self.config.experiment_name, restored.metrics_bytes, self.agent.steps
+            self.folder,
+            self.config.experiment_name,
+            restored.metrics_bytes,
+            self.agent.steps,
+            self._on_message,
         )
         self._state, self._mask = restored.state, restored.mask
         self._resumed = True

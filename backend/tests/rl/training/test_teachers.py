@@ -28,10 +28,11 @@ def shown_by(name, config, days):
     return run, teacher, demonstrate(teacher, stream, days)
 
 
-def test_demonstrations_are_what_the_teacher_plays(atmr_home):
+@pytest.mark.parametrize("name", ["matching", "rolling_search@200"])
+def test_demonstrations_are_what_the_teacher_plays(atmr_home, name):
     """Marked actions are allowed, and days played by them score what the teacher scores."""
     config = tiny(environment={"reward_timing": "event"})
-    run, teacher, shown = shown_by("matching", config, 4)
+    run, teacher, shown = shown_by(name, config, 4)
     assert (shown.right & ~shown.mask).sum() == 0
     assert shown.right.any(axis=1).all()
     stream = run.task.stream(config.changed(seed=77, hyperparameters={"num_envs": 4}))

@@ -1,0 +1,74 @@
+"""``train_dqn.py --policy planner``: fit the planner's values by evolution."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scripts.rl.command import progress, provenance, write_json
+from services.rl import paths
+from services.rl.data.sources import open_source
+from services.rl.errors import UsageError
+from services.rl.simulation.scenarios import load_scenario
+
+_OF_THE_NETWORK = (
+    "env", "episodes", "timesteps", "device", "config", "network", "teacher", "checkpoint",
+)  # fmt: skip
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Fit, and say what came out and what to do next.
+
+    Raises:
+        UsageError: If an option of the network is given.
+    """
+    from services.rl.training.planner_run import planner_fit_of, train_planner
+
+    for option in _OF_THE_NETWORK:
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option} is an option of the networks; --policy planner has none")
+    plan = planner_fit_of(arguments.mode)
+    plan = replace(
+        plan,
+        seed=arguments.seed or 0,
+        generations=arguments.generations or plan.generations,
+    )
+    scenario = load_scenario(arguments.scenario or "geneva")
+    source = open_source(scenario, arguments.data_dir)
+    stem = Path(arguments.scenario or "geneva").stem
+    name = arguments.name or f"{stem}_planner_{arguments.mode}"
+    folder = paths.results_dir() / name
+    bar = iter(progress(range(plan.generations), label="generations", quiet=arguments.quiet))
+    result = train_planner(
+        scenario,
+        plan,
+        folder,
+        source=source,
+        resume=arguments.resume,
+        provenance=provenance(),
+        on_generation=lambda *_: (next(bar, None), None)[1],
+    )
+    if arguments.json is not None:
+        document: dict[str, Any] = {
+            "folder": str(folder),
+            "score": result.score,
+            "minus_rolling_search": vars(result.over_search),
+            "minus_matching": vars(result.over_matching),
+            "values": result.values.provenance,
+            "seconds": result.seconds,
+        }
+        write_json(arguments.json, {**document, **provenance()})
+    if not arguments.quiet:
+        search, matching = result.over_search, result.over_matching
+        print(
+            f"{plan.generations} generations in {result.seconds:.0f} s; validation days: "
+            f"{result.score:.1f} reward a day, {search.mean:+.1f} ± {search.half_width:.1f} over "
+            f"the same search without values, {matching.mean:+.1f} ± {matching.half_width:.1f} "
+            f"over matching"
+        )
+        print(
+            f"evaluate it: evaluate.py --scenario {arguments.scenario or 'geneva'} --policies "
+            f"nearest,matching,rolling_search,planner --model {folder}/checkpoints/best "
+            f"--split test --days 200"
+        )
+    return 0

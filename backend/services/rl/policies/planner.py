@@ -1,0 +1,308 @@
+"""Policies ``rolling_search`` and ``planner``: re-plan all known bookings, commit what must leave.
+
+Both run the compiled search of `route_search` at every epoch, from the previous epoch's plan.
+``rolling_search`` plans for the reward of the bookings it knows; ``planner`` adds value terms
+learned for those it does not (`planner_values`).
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from services.rl.errors import PolicyError
+from services.rl.simulation import world
+from services.rl.simulation.days import DaySource
+from services.rl.simulation.engine import Engine
+from services.rl.simulation.host import HostWorld
+from services.rl.simulation.scenarios import Scenario
+from services.rl.simulation.types import DispatchState, FloatArray, IntArray
+
+from .base import Decision, DecisionSet
+from .baselines import CompiledPolicy, make_baseline
+from .planner_values import NO_DEMAND, Grid, PlannerValues, demand_grid
+from .route_search import (
+    LOOK_AHEAD_MIN,
+    MOVES,
+    NUM_SETTINGS,
+    advise_search,
+    decide_search,
+    play_search,
+)
+
+DEFAULT_MOVES: Final = 6_000
+LOOK_AHEAD: Final = 150.0
+_HOT, _COLD = 4.0, 0.3
+_FIRST_CHUNK = 500  # moves whose time tells how many fit into a budget of milliseconds
+_NO_TERMS = np.zeros(0)
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """The plan of an epoch, by names that survive to the next: booking ids per driver id."""
+
+    scenario_hash: str
+    now_min: float
+    routes: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class SearchPolicy:
+    """Rolling-horizon route search; see `Policy`.
+
+    Attributes:
+        name: As on the command line.
+        note: Where its values come from, for reports.
+        model_sha: SHA-256 of the values' file, where there is one.
+        fallbacks: Epochs decided by ``matching`` because there was no time to search.
+        ignored_plans: Plans handed in that were of another scenario, a later moment or another
+            kind, and were not used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scenario: Scenario,
+        *,
+        source: DaySource | None = None,
+        values: PlannerValues | None = None,
+        moves: int = DEFAULT_MOVES,
+        budget_ms: float | None = None,
+        look_ahead_min: float | None = None,
+        seed: int = 0,
+        note: str = "",
+        model_sha: str | None = None,
+    ) -> None:
+        """Plan for a scenario.
+
+        Args:
+            name: ``rolling_search`` or ``planner``.
+            scenario: Gives travel, rules, reward weights and unknown demand.
+            source: Where zone matrices come from.
+            values: Value terms, or None: the plan's own reward alone.
+            moves: Of the search, per epoch.
+            budget_ms: Time per epoch instead of moves; decisions then depend on the machine.
+            look_ahead_min: Bookings promised later than this from now are not planned yet.
+            seed: Of the search.
+            note: For reports.
+            model_sha: SHA-256 of the values' file.
+
+        Raises:
+            PolicyError: If the number of moves or the budget is negative.
+        """
+        if moves < 0 or (budget_ms is not None and not budget_ms >= 0):
+            raise PolicyError(f"{name}: moves and budget_ms must be at least 0")
+        self.name = name
+        self.note = note
+        self.model_sha = model_sha
+        self.fallbacks = 0
+        self.ignored_plans = 0
+        self._scenario = scenario
+        self._source = source
+        self._budget_ms = budget_ms
+        self._moves = moves
+        self._seed = np.uint64(seed)
+        self._terms = _NO_TERMS if values is None else values.array()
+        self._grid: Grid = NO_DEMAND if values is None else demand_grid(scenario)
+        hot = _HOT if values is None else values.hot
+        if look_ahead_min is None:
+            look_ahead_min = LOOK_AHEAD if values is None else values.look_ahead_min
+        self._settings = search_settings(moves, look_ahead_min, hot)
+        self._host: HostWorld | None = None
+        self._fallback: CompiledPolicy | None = None
+        self._ms_per_move = 0.0
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario planned for."""
+        return self._scenario
+
+    def decide(
+        self,
+        state: DispatchState,
+        *,
+        plan: Any = None,
+        budget_ms: float | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> DecisionSet:
+        """Re-plan and commit what must start before the next epoch.
+
+        Args:
+            state: The epoch's state.
+            plan: The previous epoch's `SearchPlan`; anything else is ignored and counted.
+            budget_ms: Replaces the constructor's. With no time at all ``matching`` decides.
+            rng: Not needed: the constructor's seed and the time of day seed the search, so that
+                single decisions and whole days agree.
+        """
+        begun = time.perf_counter()
+        budget = self._budget_ms if budget_ms is None else budget_ms
+        if budget is not None and budget <= 0.0:
+            return self._by_fallback(state)
+        if self._host is None:
+            self._host = HostWorld(self._scenario, source=self._source)
+        self._host.load(state)
+        rows, length = self._previous(state, plan)
+        chosen = np.empty((1, max(1, len(state.booking_ids)), 3))
+        if budget is None:
+            count = self._search(self._settings, rows, length, True, chosen)
+        else:
+            count = self._search_until(begun + budget / 1e3, rows, length, chosen)
+        w = self._host.engine.world
+        decisions = tuple(
+            Decision(
+                booking=int(row),
+                driver=int(driver),
+                score=float(score),
+                features={
+                    "depart_min": float(w.bookings[0, int(row), world.DEPART]),
+                    "pickup_min": float(w.bookings[0, int(row), world.PICKUP]),
+                    "late_min": float(w.bookings[0, int(row), world.PLAN_LATE]),
+                    "deadhead_km": float(w.bookings[0, int(row), world.LEG_KM]),
+                },
+            )
+            for driver, row, score in chosen[0, :count]
+        )
+        routes = tuple(
+            (name, tuple(state.booking_ids[row] for row in rows[0, d, : length[0, d]]))
+            for d, name in enumerate(state.driver_ids)
+            if length[0, d]
+        )
+        return DecisionSet(decisions, SearchPlan(self._scenario.sha256, state.now_min, routes))
+
+    def play(self, engine: Engine) -> None:
+        """Play every environment of an engine to the end of its day, by moves."""
+        grid = self._grid
+        play_search(
+            *engine.memory,
+            self._settings,
+            grid.near,
+            grid.hour,
+            grid.from_base,
+            grid.shape,
+            self._terms,
+            np.full(engine.num_envs, self._seed, dtype=np.uint64),
+        )
+
+    def advise(self, engine: Engine) -> "Advice":
+        """An adviser of an engine that somebody else plays: for teaching."""
+        return Advice(engine, self._settings, self._grid, self._terms, self._seed)
+
+    def _previous(self, state: DispatchState, plan: Any) -> tuple[Any, Any]:
+        """The plan handed in, as rows of the state's bookings per driver row."""
+        assert self._host is not None
+        drivers = len(state.driver_ids)
+        rows = np.zeros((1, drivers, self._host.engine.world.bookings.shape[1]), dtype=np.int64)
+        length = np.zeros((1, drivers), dtype=np.int64)
+        if plan is None:
+            return rows, length
+        if (
+            not isinstance(plan, SearchPlan)
+            or plan.scenario_hash != self._scenario.sha256
+            or not plan.now_min < state.now_min
+        ):
+            self.ignored_plans += 1
+            return rows, length
+        row_of = {name: row for row, name in enumerate(state.booking_ids)}
+        driver_of = {name: d for d, name in enumerate(state.driver_ids)}
+        for name, route in plan.routes:
+            d = driver_of.get(name)
+            known = [row_of[booking] for booking in route if booking in row_of]
+            if d is not None and known:
+                rows[0, d, : len(known)] = known
+                length[0, d] = len(known)
+        return rows, length
+
+    def _search(
+        self, settings: FloatArray, rows: Any, length: Any, commits: bool, chosen: FloatArray
+    ) -> int:
+        assert self._host is not None
+        grid = self._grid
+        return int(
+            decide_search(
+                *self._host.memory,
+                0,
+                settings,
+                grid.near,
+                grid.hour,
+                grid.from_base,
+                grid.shape,
+                self._terms,
+                rows,
+                length,
+                self._seed,
+                commits,
+                chosen,
+            )
+        )
+
+    def _search_until(self, deadline: float, rows: Any, length: Any, chosen: FloatArray) -> int:
+        """Search in chunks that fit the time left, then commit; the last chunk is the shortest."""
+        settings = self._settings.copy()
+        while True:
+            left = (deadline - time.perf_counter()) * 1e3
+            moves = _FIRST_CHUNK
+            if self._ms_per_move > 0.0:
+                moves = int(0.5 * left / self._ms_per_move)
+            if moves < _FIRST_CHUNK:
+                break
+            settings[MOVES] = moves
+            begun = time.perf_counter()
+            self._search(settings, rows, length, False, chosen)
+            self._ms_per_move = (time.perf_counter() - begun) * 1e3 / moves
+        settings[MOVES] = 0
+        return self._search(settings, rows, length, True, chosen)
+
+    def _by_fallback(self, state: DispatchState) -> DecisionSet:
+        self.fallbacks += 1
+        if self._fallback is None:
+            self._fallback = make_baseline("matching", self._scenario, source=self._source)
+        assert self._fallback is not None
+        return self._fallback.decide(state)
+
+
+class Advice:
+    """What the search would commit in the environments of an engine, without committing it.
+
+    Its plans go on from epoch to epoch, whatever is really committed.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: FloatArray, grid: Grid, terms: FloatArray, seed: np.uint64
+    ) -> None:
+        envs, drivers, rows = engine.num_envs, engine.num_drivers, engine.world.bookings.shape[1]
+        self._engine = engine
+        self._with = (settings, grid.near, grid.hour, grid.from_base, grid.shape, terms)
+        self._seed = seed
+        self._rows = np.zeros((envs, drivers, rows), dtype=np.int64)
+        self._length = np.zeros((envs, drivers), dtype=np.int64)
+        self._chosen = np.zeros((envs, rows, 3))
+        self._counts = np.zeros(envs, dtype=np.int64)
+
+    def commitments(self, envs: IntArray) -> list[set[tuple[int, int]]]:
+        """(driver, booking row of the day) of each commitment, per environment asked for."""
+        advise_search(
+            *self._engine.memory,
+            envs.astype(np.int64),
+            *self._with,
+            self._rows,
+            self._length,
+            self._seed,
+            self._chosen,
+            self._counts,
+        )
+        return [
+            {(int(d), int(row)) for d, row, _ in self._chosen[e, : self._counts[e]]}
+            for e in envs.tolist()
+        ]
+
+    def forget(self, envs: IntArray) -> None:
+        """A new day begins there."""
+        self._length[envs] = 0
+
+
+def search_settings(moves: int, look_ahead_min: float, hot: float, cold: float = _COLD) -> Any:
+    """The settings of `route_search` as its array."""
+    settings = np.empty(NUM_SETTINGS)
+    settings[:] = (moves, look_ahead_min, hot, cold)
+    assert settings[LOOK_AHEAD_MIN] == look_ahead_min
+    return settings

@@ -1,0 +1,174 @@
+"""A training run of the planner: its modes, its folder, its score on validation days.
+
+The folder is laid out as that of a network: ``training_config.json``, ``checkpoints/best`` (here
+``planner.json``), ``eval/``. A killed run goes on from the evolution's journal,
+``checkpoints/latest/evolution.jsonl``.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from services.rl.errors import TrainingError
+from services.rl.evaluation.evaluation import day_book
+from services.rl.evaluation.paired import Estimate, estimate
+from services.rl.evaluation.runner import DayBook, evaluate_policy
+from services.rl.policies.planner import DEFAULT_MOVES
+from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
+from services.rl.simulation.days import DaySource
+from services.rl.simulation.scenarios import Scenario, Split
+
+from .planner_fit import PlannerFit, fit_planner
+
+PLANNER_MODES: dict[str, PlannerFit] = {
+    "sanity": PlannerFit(
+        generations=2,
+        population=4,
+        days=2,
+        moves=50,
+        late_moves=50,
+        check_days=4,
+        check_moves=50,
+    ),
+    "quick": PlannerFit(
+        generations=16, population=12, days=16, moves=500, late_moves=1_000, check_days=50
+    ),
+    "production": PlannerFit(),
+}
+"""Budgets by mode: seconds, about two minutes, about ten minutes on two cores."""
+
+_VALIDATION_DAYS = 64
+
+
+@dataclass(frozen=True)
+class PlannerResult:
+    """What a run achieved, on validation days.
+
+    Attributes:
+        folder: ``results/<name>``.
+        values: The fitted values.
+        score: Reward a day.
+        over_search: Paired gain over the same search without values.
+        over_matching: Paired gain over ``matching``.
+        seconds: Of this process.
+    """
+
+    folder: Path
+    values: PlannerValues
+    score: float
+    over_search: Estimate
+    over_matching: Estimate
+    seconds: float
+
+
+def planner_fit_of(mode: str) -> PlannerFit:
+    """The budget of a mode.
+
+    Raises:
+        TrainingError: If the planner has no such mode.
+    """
+    if mode not in PLANNER_MODES:
+        raise TrainingError(
+            f"--mode {mode}: the planner trains on processors; choose among "
+            f"{', '.join(PLANNER_MODES)}"
+        )
+    return PLANNER_MODES[mode]
+
+
+def train_planner(
+    scenario: Scenario,
+    plan: PlannerFit,
+    folder: Path,
+    *,
+    source: DaySource | None = None,
+    resume: bool = False,
+    start: PlannerValues | None = None,
+    provenance: dict[str, Any] | None = None,
+    on_generation: Callable[[int, float, float], bool | None] | None = None,
+) -> PlannerResult:
+    """Fit, save and judge.
+
+    Args:
+        scenario: The world.
+        plan: The budget.
+        folder: ``results/<name>``.
+        source: Where real days come from.
+        resume: Go on from the folder's journal.
+        start: Values to start from and to beat; None: none.
+        provenance: What else the values should say about their origin.
+        on_generation: See `fit_planner`.
+
+    Raises:
+        TrainingError: If there is nothing to resume, or it is of another fit.
+    """
+    begun = time.monotonic()
+    journal = folder / "checkpoints" / "latest" / "evolution.jsonl"
+    if resume and not journal.is_file():
+        raise TrainingError(f"--resume: there is nothing to resume in {folder}")
+    if not resume:
+        journal.unlink(missing_ok=True)
+    for part in (journal.parent, folder / "checkpoints" / "best"):
+        part.mkdir(parents=True, exist_ok=True)
+    origin = provenance or {}
+    _write(
+        folder / "training_config.json",
+        {
+            "policy": "planner",
+            "config": asdict(plan),
+            "scenario": scenario.name,
+            "scenario_hash": scenario.sha256,
+            **origin,
+        },
+    )
+    days = [source.day(label) for label in source.labels(Split.TRAIN)] if source else []
+    values = fit_planner(
+        scenario,
+        plan,
+        days=days,
+        source=source,
+        start=start,
+        journal=journal,
+        on_generation=on_generation,
+    )
+    values = replace(values, provenance={**values.provenance, **origin})
+    best = folder / "checkpoints" / "best"
+    values.save(best / VALUES_FILE)
+    book = day_book(scenario, source, Split.VALIDATION, None if source else _VALIDATION_DAYS, 0)
+    result = _judged(values, best, book, folder, time.monotonic() - begun)
+    _write(
+        folder / "eval" / "validation.json",
+        {
+            "days": len(book),
+            "moves": DEFAULT_MOVES,
+            "reward": result.score,
+            "minus_rolling_search": asdict(result.over_search),
+            "minus_matching": asdict(result.over_matching),
+        },
+    )
+    return result
+
+
+def _judged(
+    values: PlannerValues, model: Path, book: DayBook, folder: Path, seconds: float
+) -> PlannerResult:
+    own = evaluate_policy("planner", book, model=model).kpi("reward")
+    search = evaluate_policy("rolling_search", book).kpi("reward")
+    matching = evaluate_policy("matching", book).kpi("reward")
+    return PlannerResult(
+        folder=folder,
+        values=values,
+        score=float(own.mean()),
+        over_search=estimate(own - search),
+        over_matching=estimate(own - matching),
+        seconds=seconds,
+    )
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.partial")
+    hidden.write_text(json.dumps(document, indent=2, default=str) + "\n", encoding="utf-8")
+    hidden.replace(path)

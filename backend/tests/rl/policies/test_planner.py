@@ -1,0 +1,287 @@
+"""`rolling_search` and `planner`: exact, optimal on small days, repeatable, careful with plans."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from services.rl.errors import PolicyError
+from services.rl.policies.base import Policy
+from services.rl.policies.planner import SearchPlan, SearchPolicy
+from services.rl.policies.planner_values import PlannerValues, demand_grid, planner_values
+from services.rl.policies.registry import make_policy
+from services.rl.policies.route_search import NUM_TERMS, TERM
+from services.rl.policies.routing import plan_value, problem_of_state, scenario_travel
+from services.rl.simulation.engine import Engine
+from services.rl.simulation.scenarios import load_scenario
+from tests.rl.policies.geneva_days import (
+    booking,
+    day_of,
+    driver,
+    even_scenario,
+    play,
+    random_day,
+    state_of,
+)
+
+ALL_DAY = 480.0
+
+
+def search(scenario=None, moves=4_000, **options):
+    options.setdefault("look_ahead_min", ALL_DAY)
+    return SearchPolicy("rolling_search", scenario or even_scenario(), moves=moves, **options)
+
+
+def values_of(scenario, **terms):
+    weights = tuple(float(terms.get(name, 0.0)) for name in TERM)
+    return PlannerValues(TERM, weights, ALL_DAY, 4.0, scenario.name, scenario.sha256, {})
+
+
+def committed(state, answer):
+    return {state.booking_ids[d.booking]: d.driver for d in answer.decisions}
+
+
+def planned_routes(state, answer):
+    """What is committed and what is planned after it, as rows per driver."""
+    routes = [[] for _ in state.driver_ids]
+    for decision in answer.decisions:
+        routes[decision.driver].append(decision.booking)
+    for name, route in answer.plan.routes:
+        d = state.driver_ids.index(name)
+        routes[d] += [state.booking_ids.index(b) for b in route]
+    return routes
+
+
+def best_value(problem):
+    """The best plan of all, by trying every order of every choice of jobs."""
+    jobs, best = range(problem.num_jobs), -np.inf
+    for count in range(problem.num_jobs + 1):
+        for order in itertools.permutations(jobs, count):
+            for cut in range(count + 1):
+                try:
+                    value = plan_value(problem, [order[:cut], order[cut:]])
+                except PolicyError:  # cannot be driven
+                    continue
+                best = max(best, value)
+    return best
+
+
+def test_it_is_a_policy():
+    assert isinstance(search(), Policy)
+
+
+def test_only_what_must_start_before_the_next_epoch_is_committed():
+    day = day_of([booking(114, 5, 6), booking(115.1, -15, -16)], [driver(0), driver(-10)])
+    state = state_of(day, 100)
+    answer = search().decide(state)
+    assert committed(state, answer) == {"b0": 0}
+    assert answer.decisions[0].features["pickup_min"] == pytest.approx(114)
+    assert answer.plan.routes == (("d1", ("b1",)),)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_small_problems_are_solved_exactly(seed):
+    """The plan is worth, by the plain Python clock, what the best of all plans is worth."""
+    scenario = even_scenario()
+    day = random_day(seed, num_bookings=5, num_drivers=2, horizon=180.0)
+    state = state_of(day, 0.0, rows=np.arange(5))
+    problem = problem_of_state(state, scenario, scenario_travel(scenario))
+    routes = planned_routes(state, search(scenario, 40_000).decide(state))
+    assert plan_value(problem, routes) == pytest.approx(best_value(problem), abs=1e-6)
+
+
+def test_days_are_played_by_the_rules_and_better_with_more_moves():
+    scenario = even_scenario()
+    totals = {}
+    for moves in (1, 3_000):
+        rewards = [
+            play(random_day(seed, 16), scenario, search(scenario, moves))[0] for seed in range(6)
+        ]
+        totals[moves] = sum(rewards)
+    assert totals[3_000] > totals[1]
+
+
+def test_single_decisions_and_whole_days_agree():
+    scenario = load_scenario("geneva_small")
+    policy = make_policy("rolling_search@300", scenario, seed=3)
+    engine = Engine(scenario, 2)
+    engine.start([1_000_000, 1_000_001])
+    policy.play(engine)
+    single = Engine(scenario, 2)
+    single.start([1_000_000, 1_000_001])
+    for env in range(2):
+        plan = None
+        while not single.ended(env):
+            rows = single.open_rows(env)
+            answer = policy.decide(single.state(env), plan=plan)
+            plan = answer.plan
+            for decision in answer.decisions:
+                assert single.commit(env, decision.driver, int(rows[decision.booking]))
+            single.wait(env)
+    np.testing.assert_array_equal(engine.world.totals, single.world.totals)
+    assert policy.ignored_plans == 0
+
+
+def test_the_seed_decides():
+    scenario = load_scenario("geneva_overload")
+
+    def rewards(seed):
+        engine = Engine(scenario, 2)
+        engine.start([1_000_000, 1_000_001])
+        make_policy("rolling_search@200", scenario, seed=seed).play(engine)
+        return engine.world.totals.sum(axis=1)
+
+    np.testing.assert_array_equal(rewards(1), rewards(1))
+    assert (rewards(1) != rewards(2)).any()
+
+
+def test_a_wheelchair_needs_its_vehicle_and_an_emergency_driver_takes_urgent_jobs_only():
+    day = day_of(
+        [booking(110, 1, 2, wheelchair=True), booking(110, 1, 2, priority=1)],
+        [driver(0), driver(0, emergency=True)],
+    )
+    answer = search().decide(state_of(day, 100))
+    routes = planned_routes(state_of(day, 100), answer)
+    assert routes == [[1], []]
+
+
+def test_a_booking_nobody_can_carry_and_a_day_without_bookings():
+    nobody = day_of([booking(110, 1, 2, wheelchair=True)], [driver(0)])
+    assert search().decide(state_of(nobody, 100)).decisions == ()
+    empty = state_of(nobody, 100, rows=np.arange(0))
+    answer = search().decide(empty)
+    assert answer.decisions == () and answer.plan.routes == ()
+
+
+def test_a_broken_down_driver_gets_nothing():
+    day = day_of([booking(103, 1, 2)], [driver(0), driver(-2)])
+    state = state_of(day, 100, down=np.array([True, False]))
+    assert committed(state, search().decide(state)) == {"b0": 1}
+
+
+def test_a_full_queue_commits_nothing_more():
+    day = day_of([booking(103, 1, 2)], [driver(0)])
+    state = state_of(day, 100, committed=2)
+    answer = search().decide(state)
+    assert answer.decisions == ()
+    assert answer.plan.routes == (("d0", ("b0",)),)
+
+
+@pytest.mark.parametrize(
+    "change", [{"scenario_hash": "another"}, {"now_min": 100.0}, {"now_min": 300.0}]
+)
+def test_a_plan_of_another_day_or_scenario_is_ignored_and_counted(change):
+    day = day_of([booking(103, 1, 2)], [driver(0)])
+    state = state_of(day, 100)
+    policy = search()
+    plan = SearchPlan(policy.scenario.sha256, 95.0, (("d0", ("b0",)),))
+    policy.decide(state, plan=plan)
+    assert policy.ignored_plans == 0
+    answer = policy.decide(state, plan=dataclasses.replace(plan, **change))
+    assert policy.ignored_plans == 1
+    assert committed(state, answer) == {"b0": 0}
+    policy.decide(state, plan="nonsense")
+    assert policy.ignored_plans == 2
+
+
+def test_a_plan_with_unknown_names_or_a_booking_twice_does_no_harm():
+    day = day_of([booking(150, 1, 2), booking(160, 3, 2)], [driver(0), driver(1)])
+    state = state_of(day, 100)
+    policy = search(moves=0)
+    plan = SearchPlan(
+        policy.scenario.sha256, 95.0, (("d0", ("b0", "gone", "b0")), ("d1", ("b0",)), ("d9", ()))
+    )
+    assert policy.decide(state, plan=plan).plan.routes == (("d0", ("b0",)),)
+
+
+def test_without_time_matching_decides_and_is_counted():
+    day = day_of([booking(103, 1, 2)], [driver(0)])
+    policy = search()
+    answer = policy.decide(state_of(day, 100), budget_ms=0.0)
+    assert [d.driver for d in answer.decisions] == [0]
+    assert policy.fallbacks == 1
+
+
+def test_a_budget_of_milliseconds_searches_and_decides():
+    day = random_day(1, 14)
+    state = state_of(day, 60.0)
+    policy = search(budget_ms=20.0)
+    answer = policy.decide(state)
+    assert policy.fallbacks == 0
+    problem = problem_of_state(state, policy.scenario, scenario_travel(policy.scenario))
+    assert plan_value(problem, planned_routes(state, answer)) > plan_value(problem, [[]] * 3)
+
+
+def test_a_price_on_minutes_leaves_out_what_earns_too_little():
+    scenario = even_scenario()
+    day = day_of([booking(103, 1, 2), booking(105, 14, 22, priority=1)], [driver(0), driver(0)])
+    state = state_of(day, 100)
+    free = SearchPolicy("planner", scenario, values=values_of(scenario))
+    dear = SearchPolicy("planner", scenario, values=values_of(scenario, minute=5.0))
+    assert (
+        len(planned_routes(state, free.decide(state))[0] + [])
+        + len(planned_routes(state, free.decide(state))[1])
+        == 2
+    )
+    assert committed(state, dear.decide(state)).keys() == {"b0"}
+
+
+def test_values_without_weight_change_nothing():
+    scenario = load_scenario("geneva_small")
+    totals = []
+    for values in (None, values_of(scenario)):
+        engine = Engine(scenario, 3)
+        engine.start([5, 6, 7])
+        SearchPolicy("planner", scenario, values=values, moves=300, look_ahead_min=ALL_DAY).play(
+            engine
+        )
+        totals.append(engine.world.totals.copy())
+    np.testing.assert_array_equal(*totals)
+
+
+def test_unknown_demand_is_dense_in_town_and_ends_with_the_day():
+    scenario = load_scenario("geneva")
+    grid = demand_grid(scenario)
+    south, west, cell_lat, cell_lon, columns, _ = grid.shape
+    at = int((46.1935 - south) / cell_lat) * int(columns) + int((6.149 - west) / cell_lon)
+    assert grid.near[6, at] > 3 * grid.near[6, 0]
+    assert grid.near[-1].max() == 0.0
+    assert np.isfinite(grid.near).all() and (grid.near >= 0).all()
+
+
+def test_values_are_refused_elsewhere_unless_transferred(tmp_path, atmr_home):
+    geneva, other = load_scenario("geneva"), load_scenario("geneva_small")
+    values_of(geneva, booking=1.0).save(tmp_path / "planner.json")
+    assert planner_values(geneva, tmp_path)[0].weights[0] == 1.0
+    with pytest.raises(PolicyError, match="fitted on geneva"):
+        planner_values(other, tmp_path)
+    values, note, _ = planner_values(other, tmp_path, transfer=True)
+    assert values.weights[0] == 1.0 and "another scenario" in note
+    assert make_policy("planner@50", other, model=tmp_path, transfer=True).name == "planner@50"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw | {"terms": raw["terms"][:-1]},
+        lambda raw: raw | {"weights": raw["weights"][:-1]},
+        lambda raw: raw | {"weights": [float("nan")] * NUM_TERMS},
+        lambda raw: raw | {"schema": 99},
+        lambda raw: {"schema": 1},
+        lambda raw: [1],
+    ],
+)
+def test_damaged_values_are_refused(tmp_path, damage):
+    path = tmp_path / "planner.json"
+    values_of(load_scenario("geneva")).save(path)
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(PolicyError, match="planner values"):
+        PlannerValues.load(path)
+
+
+@pytest.mark.parametrize("name", ["planner@0", "planner@x", "rolling_search@-3", "matching@5"])
+def test_an_impossible_amount_is_refused(name):
+    with pytest.raises(PolicyError, match="@"):
+        make_policy(name, load_scenario("geneva"))

@@ -1,0 +1,71 @@
+"""Evolution of the planner's values: improves, repeats, and goes on from its journal."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from services.rl.errors import TrainingError
+from services.rl.policies.route_search import NUM_TERMS
+from services.rl.simulation.scenarios import load_scenario
+from services.rl.training import planner_fit
+from services.rl.training.planner_fit import PlannerFit, fit_planner
+
+TINY = PlannerFit(
+    generations=3,
+    population=4,
+    days=2,
+    moves=30,
+    late_moves=40,
+    check_days=4,
+    check_moves=30,
+    threads=2,
+    seed=1,
+)
+
+
+def fitted(tmp_path, name="journal", **changes):
+    plan = dataclasses.replace(TINY, **changes)
+    overloaded = load_scenario("geneva_overload").resized(num_drivers=3)
+    return fit_planner(overloaded, plan, journal=tmp_path / name)
+
+
+def test_threads_and_interruptions_change_nothing(tmp_path):
+    whole = fitted(tmp_path, "whole")
+    assert fitted(tmp_path, "one thread", threads=1) == whole
+    journal = tmp_path / "parts"
+    fitted(tmp_path, "parts")
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:-1], lines[-1][:20]]))  # killed while writing
+    assert fitted(tmp_path, "parts") == whole
+
+
+def test_a_journal_of_another_fit_or_a_damaged_one_is_refused(tmp_path):
+    fitted(tmp_path)
+    with pytest.raises(TrainingError, match="other settings"):
+        fitted(tmp_path, seed=2)
+    (tmp_path / "journal").write_text("nonsense")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        fitted(tmp_path)
+
+
+def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
+    """With a reward whose best weights are known, found in place of the days' own."""
+    best = np.linspace(-2.0, 3.0, NUM_TERMS)
+
+    def score(_engines, _scenario, weights, _moves, labels):
+        return float(100.0 + labels.sum() % 7 - ((weights - best) ** 2).sum())
+
+    monkeypatch.setattr(planner_fit, "_score", score)
+    values = fitted(tmp_path, generations=150, population=12)
+    assert np.abs(values.array() - best).max() < 0.3
+
+
+def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
+    def score(_engines, _scenario, weights, _moves, _labels):
+        return float(-(weights**2).sum())
+
+    monkeypatch.setattr(planner_fit, "_score", score)
+    values = fitted(tmp_path, generations=1)
+    assert values.provenance["check_after"] < values.provenance["check_before"]
+    assert not any(values.weights)
