@@ -85,7 +85,7 @@ def _colour(evaluation: Evaluation, name: str) -> str:
 def _legend(evaluation: Evaluation, colours: list[str]) -> list[Line2D]:
     kinds = {
         BLUE: f"reference ({evaluation.reference})",
-        RED: "learned (a trained network)",
+        RED: "learned",
         "#555555": "other policies",
     }
     handles = [
