@@ -151,7 +151,7 @@ _Summary = Callable[[_Sample], float]
 
 def _aspects(model: DemandModel) -> list[tuple[str, str, _Measure, _Summary]]:
     """Name, statistic, what is compared, and its mean."""
-    groups = _zone_groups(model)
+    groups = zone_groups(model)
 
     def column(values: Callable[[Bookings], FloatArray]) -> tuple[_Measure, _Summary]:
         def measure(sample: _Sample) -> FloatArray:
@@ -188,7 +188,7 @@ def _aspects(model: DemandModel) -> list[tuple[str, str, _Measure, _Summary]]:
     ]
 
 
-def _zone_groups(model: DemandModel) -> Callable[[Bookings], npt.NDArray[np.int64]]:
+def zone_groups(model: DemandModel) -> Callable[[Bookings], npt.NDArray[np.int64]]:
     """A function from bookings to cells of a coarse origin-destination table."""
     weight = (model.stream_share[:, None, None] * model.od_share).sum(axis=0)
     busy = np.argsort(-(weight.sum(axis=0) + weight.sum(axis=1)), kind="stable")[:_PAIR_ZONES]

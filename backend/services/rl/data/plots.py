@@ -1,4 +1,4 @@
-"""Pictures of a history's report: demand, map, lead times, service, and the fit."""
+"""Pictures of a history's report: demand, map, lead times and service."""
 
 from datetime import date
 from pathlib import Path
@@ -9,26 +9,28 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from services.rl.simulation.demand import DemandModel
-from services.rl.simulation.scenarios import Split
 from services.rl.simulation.types import FloatArray
 
 from .dataset import HistoryDays
-from .demand_fit import demanded, regular_days
-from .goodness import prebooked_lead_min, trip_km
-from .sampling import KM_PER_DEGREE, sample_days
+from .sampling import KM_PER_DEGREE
 from .service import Service
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#e08a2c", "#4c9a6a", "#c0504d", "#9a9a9a"
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _DPI = 110
 _MAP_POINTS = 6_000
+_LABELLED_WEEKS = 20
+_LABELLED_SHARE = 3.0
+"""Percent; the number of a thinner part would not fit in it."""
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
-def _plain(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
+def plain(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    """Title, labels and few lines."""
     axis.set_title(title, fontsize=10, loc="left")
     axis.set_xlabel(xlabel, fontsize=9)
     axis.set_ylabel(ylabel, fontsize=9)
@@ -36,7 +38,8 @@ def _plain(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write the picture, the same bytes for the same figure."""
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -74,7 +77,7 @@ def plot_demand(history: HistoryDays, path: Path) -> None:
     clock = [f"{int(start_hour(history) + h) % 24:02d}" for h in hours]
     counts = np.diff(history.booking_offset)
     weekday = weekday_of(history)
-    figure = _figure(9.5, 6.4)
+    figure = new_figure(9.5, 6.4)
     heat, daily = figure.subplots(2, 1, height_ratios=(1.25, 1))
     used = np.flatnonzero(~np.isnan(mean[:, 0]))
     image = heat.imshow(mean[used], aspect="auto", cmap="Blues", vmin=0)
@@ -87,7 +90,7 @@ def plot_demand(history: HistoryDays, path: Path) -> None:
                 colour = "white" if mean[d, h] > dark else "black"
                 heat.text(h, row, f"{mean[d, h]:.1f}", ha="center", va="center", fontsize=7.5,
                           color=colour)  # fmt: skip
-    _plain(heat, "Mean bookings by weekday and hour of the promised pickup", "hour")
+    plain(heat, "Mean bookings by weekday and hour of the promised pickup", "hour")
     heat.spines[["left", "bottom"]].set_visible(False)
     figure.colorbar(image, ax=heat, pad=0.01).ax.tick_params(labelsize=8)
     days = np.array(history.dates, dtype="datetime64[D]")
@@ -101,10 +104,10 @@ def plot_demand(history: HistoryDays, path: Path) -> None:
     weekend = weekday >= 5
     if weekend.any():
         daily.bar(days[weekend], counts[weekend], width=0.85, color="white", alpha=0.45)
-    _plain(daily, "Bookings a day (weekends paler)", "", "bookings")
+    plain(daily, "Bookings a day (weekends paler)", "", "bookings")
     daily.set_ylim(0, 1.22 * counts.max())
     daily.legend(fontsize=8, frameon=False, ncols=3, loc="upper right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_map(history: HistoryDays, path: Path, model: DemandModel | None) -> None:
@@ -112,10 +115,14 @@ def plot_map(history: HistoryDays, path: Path, model: DemandModel | None) -> Non
     bookings = history.bookings
     if len(bookings) > _MAP_POINTS:
         bookings = bookings[:: -(-len(bookings) // _MAP_POINTS)]
-    figure = _figure(8.2, 7.2)
-    axis = figure.subplots()
     middle = float(np.median(bookings["pickup_lat"]))
     stretch = 1 / np.cos(np.radians(middle))
+    starts = np.unique(np.stack([history.drivers["lon"], history.drivers["lat"]], 1), axis=0)
+    (left, right), (low, high) = _frame(bookings, starts)
+    tall = (high - low) * stretch / (right - left)
+    width, height = (8.2, 8.2 * tall) if tall < 1 else (8.2 / tall, 8.2)
+    figure = new_figure(max(width, 4.0) + 0.6, max(height, 3.0) + 1.1)
+    axis = figure.subplots()
     size = float(np.clip(16_000 / len(bookings), 1.5, 14))
     # Mixed in a fixed random order, so that neither end hides the other.
     lon = np.concatenate([bookings["pickup_lon"], bookings["dropoff_lon"]])
@@ -132,30 +139,35 @@ def plot_map(history: HistoryDays, path: Path, model: DemandModel | None) -> Non
             model.site_lon, model.site_lat, s=40 + 2_500 * share, facecolors="none",
             edgecolors="black", linewidths=0.9, label="fitted zones (area: share of trips)",
         )  # fmt: skip
-    starts = np.unique(np.stack([history.drivers["lon"], history.drivers["lat"]], 1), axis=0)
     axis.scatter(starts[:, 0], starts[:, 1], marker="^", s=46, color=RED, edgecolors="white",
                  linewidths=0.7, label="drivers' starts", zorder=3)  # fmt: skip
     axis.set_aspect(stretch)
-    _frame(axis, bookings, starts)
+    axis.set_xlim(left, right)
+    axis.set_ylim(low, high)
     _scale_bar(axis, middle)
-    _plain(axis, "Where trips begin and end", "longitude", "latitude")
+    plain(axis, "Where trips begin and end", "longitude", "latitude")
     axis.ticklabel_format(useOffset=False)
-    legend = axis.legend(fontsize=8, loc="upper left", framealpha=0.9)
+    legend = figure.legend(fontsize=8, loc="outside lower center", ncols=4, frameon=False)
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([34])
-    _save(figure, path)
+    save(figure, path)
 
 
-def _frame(axis: Any, bookings: npt.NDArray[np.void], starts: FloatArray) -> None:
-    """Show the middle 99 % of the places: one far trip must not shrink all others."""
-    for name, limit, column in (("lon", axis.set_xlim, 0), ("lat", axis.set_ylim, 1)):
+def _frame(bookings: npt.NDArray[np.void], starts: FloatArray) -> list[tuple[float, float]]:
+    """Limits of longitude and latitude around the middle 99 % of the places.
+
+    One far trip must not shrink all others.
+    """
+    limits = []
+    for column, name in enumerate(("lon", "lat")):
         places = np.concatenate([bookings[f"pickup_{name}"], bookings[f"dropoff_{name}"]])
         low, high = np.quantile(places, [0.003, 0.997])
         if len(starts):
             low, high = min(low, starts[:, column].min()), max(high, starts[:, column].max())
-        margin = 0.06 * max(high - low, 0.005)
-        limit(low - margin, high + margin)
+        margin = 0.04 * max(high - low, 0.005)
+        limits.append((float(low - margin), float(high + margin)))
+    return limits
 
 
 def _scale_bar(axis: Any, latitude: float) -> None:
@@ -176,7 +188,7 @@ _LEADS = ((10, "10 min"), (60, "1 h"), (240, "4 h"), (1440, "1 d"), (4320, "3 d"
 
 def plot_leads(history: HistoryDays, path: Path) -> None:
     """Arrival profile: how long before the promised time dispatch learns of a booking."""
-    figure = _figure(8.2, 4.0)
+    figure = new_figure(8.2, 4.0)
     axis = figure.subplots()
     lead = history.bookings["promised_min"] - history.bookings["created_min"]
     longest = float(lead.max(initial=120.0))
@@ -192,11 +204,11 @@ def plot_leads(history: HistoryDays, path: Path) -> None:
     axis.minorticks_off()
     axis.set_xlim(1, 1.2 * longest)
     axis.set_ylim(0, 102)
-    _plain(axis, "Arrival profile: bookings already known this long before the promised time",
+    plain(axis, "Arrival profile: bookings already known this long before the promised time",
            "time before the promised pickup", "% known")  # fmt: skip
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_service(history: HistoryDays, service: Service, path: Path) -> None:
@@ -205,7 +217,7 @@ def plot_service(history: HistoryDays, service: Service, path: Path) -> None:
     monday = monday - weekday_of(history).astype("timedelta64[D]")
     weeks, week = np.unique(np.repeat(monday, np.diff(history.booking_offset)), return_inverse=True)
     total = np.bincount(week)
-    figure = _figure(8.2, 4.0)
+    figure = new_figure(8.2, 4.0)
     axis = figure.subplots()
     below = np.zeros(len(weeks))
     for name, colour in (
@@ -219,46 +231,14 @@ def plot_service(history: HistoryDays, service: Service, path: Path) -> None:
         )
         label = name.replace("_", " ")
         axis.bar(range(len(weeks)), share, bottom=below, color=colour, width=0.85, label=label)
+        if len(weeks) <= _LABELLED_WEEKS:
+            for w in np.flatnonzero(share >= _LABELLED_SHARE).tolist():
+                axis.text(w, below[w] + share[w] / 2, f"{share[w]:.0f}", ha="center", va="center",
+                          fontsize=7.5, color="white")  # fmt: skip
         below += share
     shown = range(0, len(weeks), -(-len(weeks) // 14))
     axis.set_xticks(shown, [str(weeks[w])[5:] for w in shown])
     axis.set_ylim(0, 100)
-    _plain(axis, "What became of the bookings", "week of (month-day)", "% of bookings")
+    plain(axis, "What became of the bookings", "week of (month-day)", "% of bookings")
     axis.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.06), frameon=False)
-    _save(figure, path)
-
-
-def plot_fit(history: HistoryDays, model: DemandModel, seed: int, path: Path) -> None:
-    """Held-out days (or training days of a short history) beside days drawn from the model."""
-    held_out = Split.VALIDATION if (history.split == 1).any() else Split.TRAIN
-    real = [demanded(day) for day in regular_days(history.days(held_out))]
-    rng = np.random.default_rng(seed)
-    drawn, drawn_counts = sample_days(model, rng, 200)
-    both = ((np.concatenate(real), f"{held_out.value} days", BLUE),
-            (drawn, "drawn from the model", ORANGE))  # fmt: skip
-    figure = _figure(9.5, 6.4)
-    hours, length, lead, counts = figure.subplots(2, 2).ravel()
-    edges = np.arange(0, history.horizon_min + 30, 30) / 60 + start_hour(history)
-    longest = float(np.quantile(trip_km(both[0][0]), 0.995))
-    for bookings, label, colour in both:
-        style: dict[str, Any] = {"color": colour, "label": label, "linewidth": 1.6}
-        share, _ = np.histogram(bookings["promised_min"] / 60 + start_hour(history), edges)
-        hours.stairs(100 * share / max(share.sum(), 1), edges, **style)
-        kilometres = np.linspace(0, max(longest, 0.5), 26)
-        share, _ = np.histogram(trip_km(bookings), kilometres)
-        length.stairs(100 * share / max(share.sum(), 1), kilometres, **style)
-        ahead = np.sort(prebooked_lead_min(bookings)) / 60
-        if len(ahead):
-            lead.plot(ahead, 100 * np.arange(1, len(ahead) + 1) / len(ahead), **style)
-    for of, colour in ((np.array([len(day) for day in real]), BLUE), (drawn_counts, ORANGE)):
-        sizes = np.sort(of)
-        counts.step(sizes, 100 * np.arange(1, len(sizes) + 1) / len(sizes), where="post",
-                    color=colour, linewidth=1.6)  # fmt: skip
-    _plain(hours, "Promised pickup", "hour", "% of bookings")
-    _plain(length, "Trip length, great circle", "km", "% of bookings")
-    _plain(lead, "Lead time of the pre-booked", "hours", "% up to")
-    _plain(counts, "Bookings a day (regular days)", "bookings", "% of days up to")
-    hours.legend(fontsize=8, frameon=False, loc="lower center")
-    for axis in (hours, length):
-        axis.set_ylim(0, None)
-    _save(figure, path)
+    save(figure, path)

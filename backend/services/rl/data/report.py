@@ -11,13 +11,13 @@ from services.rl.simulation.scenarios import Split
 
 from .dataset import HistoryDays
 from .demand_fit import demanded, regular_days
+from .fit_plot import plot_fit
 from .goodness import Comparison
 from .history import RawHistory
 from .plots import (
     WEEKDAYS,
     bookings_by_hour,
     plot_demand,
-    plot_fit,
     plot_leads,
     plot_map,
     plot_service,
@@ -72,7 +72,7 @@ def write_report(folder: Path, history: HistoryDays, fit: Fit | None, seed: int)
         *_service(history),
     ]
     if fit is not None:
-        plot_fit(history, fit.model, seed, folder / "fit.png")
+        plot_fit(history, fit.model, fit.goodness, seed, folder / "fit.png")
         parts += _fit(history, fit)
     (folder / "report.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.rl.data.sources import split_labels, split_seeds
-from services.rl.policies.model_files import TRAINING_CONFIG, experiment_folder, read_manifest
+from services.rl.policies.model_files import (
+    MANIFEST,
+    TRAINING_CONFIG,
+    experiment_folder,
+    file_sha256,
+    read_manifest,
+    settled,
+)
 from services.rl.simulation.scenarios import Split
 
 from .runner import DayBook, DayResults
@@ -26,11 +33,11 @@ def caveats(
     """
     found = []
     if model is not None:
-        if any(r.model_sha for r in results):
+        if {r.model_sha for r in results} & _hashes(model):
             found += _chosen_by(book, split, model)
         else:
             found.append(
-                f"--model {model} was not used: none of the policies is dqn or dqn_matching"
+                f"--model {model} was not used: none of the policies decides by what it holds"
             )
     cores = os.cpu_count() or 1
     if load > cores:
@@ -39,6 +46,12 @@ def caveats(
             "the p99 above all may be too long"
         )
     return found
+
+
+def _hashes(model: Path) -> set[str | None]:
+    """Of the folder's files: a planner may have used other values than those of ``--model``."""
+    place = settled(model)
+    return {file_sha256(f) for f in place.iterdir() if f.is_file()} if place.is_dir() else set()
 
 
 def load_average() -> float:
@@ -56,6 +69,8 @@ def _chosen_by(book: DayBook, split: Split, model: Path) -> list[str]:
     """
     if split is not Split.VALIDATION:
         return []
+    if not (settled(model) / MANIFEST).is_file():
+        return []  # planner values: fitted on training days
     path = experiment_folder(model) / TRAINING_CONFIG
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -42,7 +42,9 @@ def kpi_figure(evaluation: Evaluation) -> Figure:
     """
     names = evaluation.names()
     paired = len(names) > 1
-    figure = Figure(figsize=(15 if paired else 12, 2.4 + 0.62 * len(names)), layout="constrained")
+    figure = Figure(
+        figsize=(15 if paired else 12, max(4.8, 2.4 + 0.62 * len(names))), layout="constrained"
+    )
     axes = figure.subplots(2, 4 if paired else 3, sharey=True, squeeze=False)
     means = axes[:, 1:] if paired else axes
     colours = [_colour(evaluation, name) for name in names]
@@ -83,7 +85,7 @@ def _colour(evaluation: Evaluation, name: str) -> str:
 def _legend(evaluation: Evaluation, colours: list[str]) -> list[Line2D]:
     kinds = {
         BLUE: f"reference ({evaluation.reference})",
-        RED: "learned (a trained network)",
+        RED: "learned",
         "#555555": "other policies",
     }
     handles = [

@@ -77,7 +77,8 @@ def _gantt(engine: Engine, title: str, path: Path) -> Path:
         ):  # fmt: skip
             if end > start:
                 axis.barh(y, end - start, left=start, height=0.7, color=DOING[what], linewidth=0)
-                drawn.add(what)
+                if end - start >= 1.0:  # a shorter stretch cannot be seen
+                    drawn.add(what)
     shifts = engine.day(0).drivers
     for d in range(min(drivers, len(shifts))):
         for moment in (shifts[d]["shift_start_min"], shifts[d]["shift_end_min"]):

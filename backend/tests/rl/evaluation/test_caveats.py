@@ -1,5 +1,6 @@
 """What limits an evaluation's results is said: days that chose the model, a busy machine."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -13,7 +14,8 @@ from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import Split, load_scenario
 
 SMALL = load_scenario("geneva_small")
-LEARNED = [DayResults("dqn", np.zeros((1, len(KPIS))), np.ones(1), model_sha="abc")]
+SHA = hashlib.sha256(b"weights").hexdigest()
+LEARNED = [DayResults("dqn", np.zeros((1, len(KPIS))), np.ones(1), model_sha=SHA)]
 BASELINES = [DayResults("nearest", np.zeros((1, len(KPIS))), np.ones(1))]
 
 
@@ -80,7 +82,10 @@ def test_a_damaged_training_configuration_is_said_and_costs_no_result(model):
 def test_a_model_that_no_policy_uses_is_said(model):
     book = day_book(SMALL, None, Split.VALIDATION, 5)
     (note,) = caveats(book, Split.VALIDATION, BASELINES, model, 0.0)
-    assert "was not used: none of the policies is dqn or dqn_matching" in note
+    assert "was not used: none of the policies decides by what it holds" in note
+    # Values of a planner have a hash as well, but not that of this model.
+    planner = [DayResults("planner", np.zeros((1, len(KPIS))), np.ones(1), model_sha="other")]
+    assert caveats(book, Split.VALIDATION, planner, model, 0.0) == [note]
     assert caveats(book, Split.VALIDATION, BASELINES, None, 0.0) == []
 
 
@@ -90,3 +95,12 @@ def test_a_busy_machine_is_said(monkeypatch):
     assert caveats(book, Split.VALIDATION, BASELINES, None, 3.9) == []
     (note,) = caveats(book, Split.VALIDATION, BASELINES, None, 4.5)
     assert "busy machine (load average 4.5 on 4 cores)" in note
+
+
+def test_planner_values_were_not_chosen_on_validation_days(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "best"
+    folder.mkdir(parents=True)
+    (folder / "planner.json").write_bytes(b"weights")
+    (tmp_path / "run" / "training_config.json").write_text('{"policy": "planner", "config": {}}')
+    book = day_book(SMALL, None, Split.VALIDATION, 5)
+    assert caveats(book, Split.VALIDATION, LEARNED, folder, 0.0) == []
