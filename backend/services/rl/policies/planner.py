@@ -23,6 +23,8 @@ from .base import Decision, DecisionSet
 from .baselines import CompiledPolicy, make_baseline
 from .planner_values import NO_DEMAND, Grid, PlannerValues, demand_grid
 from .route_search import (
+    COLD,
+    HOT,
     LOOK_AHEAD_MIN,
     MOVES,
     NUM_SETTINGS,
@@ -34,7 +36,7 @@ from .route_search import (
 DEFAULT_MOVES: Final = 6_000
 LOOK_AHEAD: Final = 150.0
 _HOT, _COLD = 4.0, 0.3
-_FIRST_CHUNK = 500  # moves whose time tells how many fit into a budget of milliseconds
+_FIRST_CHUNK = 500  # moves whose time tells how many fit into the rest of a budget
 _NO_TERMS = np.zeros(0)
 
 
@@ -100,7 +102,6 @@ class SearchPolicy:
         self._scenario = scenario
         self._source = source
         self._budget_ms = budget_ms
-        self._moves = moves
         self._seed = np.uint64(seed)
         self._terms = _NO_TERMS if values is None else values.array()
         self._grid: Grid = NO_DEMAND if values is None else demand_grid(scenario)
@@ -110,7 +111,6 @@ class SearchPolicy:
         self._settings = search_settings(moves, look_ahead_min, hot)
         self._host: HostWorld | None = None
         self._fallback: CompiledPolicy | None = None
-        self._ms_per_move = 0.0
 
     @property
     def scenario(self) -> Scenario:
@@ -236,19 +236,20 @@ class SearchPolicy:
         )
 
     def _search_until(self, deadline: float, rows: Any, length: Any, chosen: FloatArray) -> int:
-        """Search in chunks that fit the time left, then commit; the last chunk is the shortest."""
+        """Search in chunks that fit into half of the time left, then commit.
+
+        The first chunk is searched however little time there is (a fraction of a millisecond):
+        without it nothing might be planned, and a patient would wait for no reason. It also says
+        anew how fast the machine is, so that one slow decision is not held against all later ones.
+        """
         settings = self._settings.copy()
-        while True:
-            left = (deadline - time.perf_counter()) * 1e3
-            moves = _FIRST_CHUNK
-            if self._ms_per_move > 0.0:
-                moves = int(0.5 * left / self._ms_per_move)
-            if moves < _FIRST_CHUNK:
-                break
+        moves = _FIRST_CHUNK
+        while moves >= _FIRST_CHUNK:
             settings[MOVES] = moves
             begun = time.perf_counter()
             self._search(settings, rows, length, False, chosen)
-            self._ms_per_move = (time.perf_counter() - begun) * 1e3 / moves
+            now = time.perf_counter()
+            moves = int(0.5 * (deadline - now) / (now - begun) * moves)
         settings[MOVES] = 0
         return self._search(settings, rows, length, True, chosen)
 
@@ -300,9 +301,9 @@ class Advice:
         self._length[envs] = 0
 
 
-def search_settings(moves: int, look_ahead_min: float, hot: float, cold: float = _COLD) -> Any:
+def search_settings(moves: int, look_ahead_min: float, hot: float) -> FloatArray:
     """The settings of `route_search` as its array."""
     settings = np.empty(NUM_SETTINGS)
-    settings[:] = (moves, look_ahead_min, hot, cold)
-    assert settings[LOOK_AHEAD_MIN] == look_ahead_min
+    settings[MOVES], settings[LOOK_AHEAD_MIN] = moves, look_ahead_min
+    settings[HOT], settings[COLD] = hot, _COLD
     return settings

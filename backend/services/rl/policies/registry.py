@@ -75,7 +75,10 @@ def make_policy(
         from .rolling import RollingPolicy
 
         tables = getattr(source, "tables", None)
-        return RollingPolicy(scenario, tables, budget_ms=budget_ms, seed=seed)
+        rolling = RollingPolicy(scenario, tables, budget_ms=budget_ms, seed=seed)
+        if amount is not None:
+            rolling.name = f"rolling@{amount}"
+        return rolling
     raise PolicyError(
         f"unknown policy {name!r}: choose among {', '.join(POLICIES)}, hindsight, or module:Class"
     )

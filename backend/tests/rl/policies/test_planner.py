@@ -235,17 +235,23 @@ def test_a_budget_of_milliseconds_searches_and_decides():
     assert plan_value(problem, planned_routes(state, answer)) > plan_value(problem, [[]] * 3)
 
 
+def test_however_little_time_there_is_what_is_due_is_committed():
+    """Nothing was planned before, and a thousandth of a millisecond plans nothing by itself."""
+    day = day_of([booking(103, 1, 2)], [driver(0)])
+    state = state_of(day, 100)
+    policy = search(budget_ms=1e-3)
+    for _ in range(2):
+        assert committed(state, policy.decide(state)) == {"b0": 0}
+    assert policy.fallbacks == 0
+
+
 def test_a_price_on_minutes_leaves_out_what_earns_too_little():
     scenario = even_scenario()
     day = day_of([booking(103, 1, 2), booking(105, 14, 22, priority=1)], [driver(0), driver(0)])
     state = state_of(day, 100)
     free = SearchPolicy("planner", scenario, values=values_of(scenario))
     dear = SearchPolicy("planner", scenario, values=values_of(scenario, minute=5.0))
-    assert (
-        len(planned_routes(state, free.decide(state))[0] + [])
-        + len(planned_routes(state, free.decide(state))[1])
-        == 2
-    )
+    assert sum(len(route) for route in planned_routes(state, free.decide(state))) == 2
     assert committed(state, dear.decide(state)).keys() == {"b0"}
 
 
@@ -300,6 +306,12 @@ def test_damaged_values_are_refused(tmp_path, damage):
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(PolicyError, match="planner values"):
         PlannerValues.load(path)
+
+
+def test_an_amount_names_the_policy():
+    scenario = load_scenario("geneva")
+    assert make_policy("rolling@50", scenario).name == "rolling@50"
+    assert make_policy("rolling", scenario).name == "rolling"
 
 
 @pytest.mark.parametrize("name", ["planner@0", "planner@x", "rolling_search@-3", "matching@5"])
