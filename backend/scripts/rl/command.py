@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,14 @@ def command_parser(description: str, examples: str) -> Parser:
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return parser
+
+
+def resuming(argv: Sequence[str], name: str) -> str:
+    """The command that goes on with a training: as started, with its name and ``--resume``."""
+    words = [word for word in argv if word != "--resume"]
+    if not any(word == "--name" or word.startswith("--name=") for word in words):
+        words += ["--name", name]
+    return shlex.join(["train_dqn.py", *words, "--resume"])
 
 
 def exit_code(

@@ -4,7 +4,6 @@ Results go to results/<name>: checkpoints/best is the model to evaluate and to s
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from scripts.rl.command import (
     make_folder,
     positive_int,
     provenance,
+    resuming,
     run,
     seed_number,
     write_json,
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scripts.rl.train_planner import train
 
         make_folder(arguments.json and arguments.json.parent)
-        return train(arguments)
+        return train(arguments, sys.argv[1:] if argv is None else argv)
     if arguments.generations is not None:
         raise UsageError("--generations belongs to --policy planner")
     # Torch takes a second to load: not for --help or a mistyped option.
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = {**provenance(), **vars(result), **scores, "folder": str(result.folder)}
         write_json(arguments.json, document)
     if result.stopped == "interrupted":
-        again = _resuming(sys.argv[1:] if argv is None else argv, config.experiment_name)
+        again = resuming(sys.argv[1:] if argv is None else argv, config.experiment_name)
         print(
             f"interrupted at step {result.steps}; the state is saved: go on with {again}",
             file=sys.stderr,
@@ -271,14 +271,6 @@ def _teller(bar: _Bar | None) -> Callable[[str], None]:
 
         return lambda message: tqdm.write(message)
     return lambda message: print(message, flush=True)
-
-
-def _resuming(argv: Sequence[str], name: str) -> str:
-    """The command that goes on: as it was started, with its name and ``--resume``."""
-    words = [word for word in argv if word != "--resume"]
-    if not any(word == "--name" or word.startswith("--name=") for word in words):
-        words += ["--name", name]
-    return shlex.join(["train_dqn.py", *words, "--resume"])
 
 
 def _say(arguments: argparse.Namespace, text: str) -> None:

@@ -1,11 +1,13 @@
 """``train_dqn.py --policy planner``: fit the planner's values by evolution."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.rl.command import progress, provenance, write_json
+from scripts.rl.command import INTERRUPTED, progress, provenance, resuming, write_json
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.errors import UsageError
@@ -16,12 +18,17 @@ _OF_THE_NETWORK = (
 )  # fmt: skip
 
 
-def train(arguments: argparse.Namespace) -> int:
+def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Fit, and say what came out and what to do next.
+
+    Args:
+        arguments: As parsed.
+        argv: As given, for the command that goes on after an interruption.
 
     Raises:
         UsageError: If an option of the network is given.
     """
+    from services.rl.training.config import TrainingConfig
     from services.rl.training.planner_run import planner_fit_of, train_planner
 
     for option in _OF_THE_NETWORK:
@@ -37,17 +44,23 @@ def train(arguments: argparse.Namespace) -> int:
     source = open_source(scenario, arguments.data_dir)
     stem = Path(arguments.scenario or "geneva").stem
     name = arguments.name or f"{stem}_planner_{arguments.mode}"
+    TrainingConfig().changed(experiment_name=name)  # the same names are allowed
     folder = paths.results_dir() / name
     bar = iter(progress(range(plan.generations), label="generations", quiet=arguments.quiet))
-    result = train_planner(
-        scenario,
-        plan,
-        folder,
-        source=source,
-        resume=arguments.resume,
-        provenance=provenance(),
-        on_generation=lambda *_: (next(bar, None), None)[1],
-    )
+    try:
+        result = train_planner(
+            scenario,
+            plan,
+            folder,
+            source=source,
+            resume=arguments.resume,
+            provenance=provenance(),
+            on_generation=lambda *_: next(bar, None),
+        )
+    except KeyboardInterrupt:
+        again = resuming(argv, name)
+        print(f"interrupted; finished generations are kept: go on with {again}", file=sys.stderr)
+        return INTERRUPTED
     if arguments.json is not None:
         document: dict[str, Any] = {
             "folder": str(folder),

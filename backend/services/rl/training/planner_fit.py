@@ -3,8 +3,9 @@
 CMA-ES (Hansen 2016). Every candidate of a generation plays the same fresh days with the same seeds
 of the search (common random numbers), so that differences are the terms'. The answer is the average
 of the search distribution's means over the last generations: a better estimate under noise than
-any candidate or the last mean. It is kept only if it earns more than no values at
-all on days that the fit never played.
+any candidate or the last mean. It is kept only if it earns at least as much as the start on other
+days: training seeds that no fit plays. Real days are too few to keep some apart: there the check
+is on all training days.
 
 What is slow is the planner, which runs without the GIL: candidates are spread over threads. The
 scores of finished generations are kept in a file, from which a killed fit goes on: the search
@@ -35,16 +36,6 @@ from services.rl.simulation.types import Day, FloatArray, IntArray
 _FIRST_CHECK = 900_000  # seeds of the training range that are never fitted on
 _LATE = 0.6  # share of the generations after which the search is given more moves
 _SIGMA = 0.5
-_GUESS = {
-    "booking": 3.0,
-    "pickup_demand": 2.0,
-    "urgency": 4.0,
-    "far": 4.0,
-    "end_demand": 2.0,
-    "end_from_base": -2.0,
-    "free_early": 1.5,
-}
-"""Where the evolution starts: rounded from the first fits, on training days of two scenarios."""
 _HOT = 4.0
 
 
@@ -83,7 +74,7 @@ def fit_planner(
     source: DaySource | None = None,
     start: PlannerValues | None = None,
     journal: Path | None = None,
-    on_generation: Callable[[int, float, float], bool | None] | None = None,
+    on_generation: Callable[[int, float, float], None] | None = None,
 ) -> PlannerValues:
     """Fit value terms to a scenario.
 
@@ -92,10 +83,10 @@ def fit_planner(
         plan: The budget.
         days: Real training days, for a scenario that replays them; else training seeds are drawn.
         source: Where real days come from.
-        start: Values to start from and to beat; None: a guess, and to beat none at all.
+        start: Values to start from and to beat; None: none at all.
         journal: Scores of finished generations, to resume from.
         on_generation: Called with the generation, the score of the distribution's mean and that of
-            the start, on the generation's days; True stops the evolution early.
+            the start, on the generation's days.
 
     Raises:
         TrainingError: If the journal is damaged or of another fit.
@@ -125,14 +116,18 @@ def fit_planner(
                     pool.submit(_score, engines, scenario, point, moves, labels)
                     for point in [*points, search.mean, origin]
                 ]
-                scores = [job.result() for job in jobs]
+                try:
+                    scores = [job.result() for job in jobs]
+                except BaseException:  # Ctrl-C too: do not play the rest of the generation first
+                    pool.shutdown(cancel_futures=True)
+                    raise
                 told.add(generation, scores)
             search.tell([(p, -s) for p, s in zip(points, scores, strict=False)])
             if late:
                 average += search.mean
                 averaged += 1
-            if on_generation is not None and on_generation(generation, scores[-2], scores[-1]):
-                break
+            if on_generation is not None:
+                on_generation(generation, scores[-2], scores[-1])
     found = average / averaged if averaged else search.mean
     checks = np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
     judge: SimpleQueue[Engine] = SimpleQueue()
@@ -150,7 +145,6 @@ def fit_planner(
         scenario_hash=scenario.sha256,
         provenance={
             **{k: v for k, v in asdict(plan).items() if k != "threads"},
-            "generations_run": generation + 1 if plan.generations else 0,
             "training_days": [day.label for day in days]
             if days
             else f"seeds 0..{_FIRST_CHECK - 1}",

@@ -15,12 +15,13 @@ from typing import Any
 from services.rl.errors import TrainingError
 from services.rl.evaluation.evaluation import day_book
 from services.rl.evaluation.paired import Estimate, estimate
-from services.rl.evaluation.runner import DayBook, evaluate_policy
+from services.rl.evaluation.runner import evaluate_policy
 from services.rl.policies.planner import DEFAULT_MOVES
 from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.scenarios import Scenario, Split
 
+from .checkpoints import disk_reason, forget_run, sole_writer
 from .planner_fit import PlannerFit, fit_planner
 
 PLANNER_MODES: dict[str, PlannerFit] = {
@@ -38,7 +39,8 @@ PLANNER_MODES: dict[str, PlannerFit] = {
     ),
     "production": PlannerFit(),
 }
-"""Budgets by mode: seconds, about two minutes, about ten minutes on two cores."""
+"""Budgets by mode. Measured beside other work on two cores: seconds for `sanity`; 21 minutes for
+`production`, two fits at once."""
 
 _VALIDATION_DAYS = 64
 
@@ -87,7 +89,7 @@ def train_planner(
     resume: bool = False,
     start: PlannerValues | None = None,
     provenance: dict[str, Any] | None = None,
-    on_generation: Callable[[int, float, float], bool | None] | None = None,
+    on_generation: Callable[[int, float, float], None] | None = None,
 ) -> PlannerResult:
     """Fit, save and judge.
 
@@ -102,17 +104,43 @@ def train_planner(
         on_generation: See `fit_planner`.
 
     Raises:
-        TrainingError: If there is nothing to resume, or it is of another fit.
+        TrainingError: If there is nothing to resume, it is of another fit, another process trains
+            under this name, or a file cannot be written.
     """
     begun = time.monotonic()
     journal = folder / "checkpoints" / "latest" / "evolution.jsonl"
     if resume and not journal.is_file():
         raise TrainingError(f"--resume: there is nothing to resume in {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with sole_writer(folder):
+            values = _fit_and_save(
+                scenario, plan, folder, journal, source, resume, start, provenance or {},
+                on_generation,
+            )  # fmt: skip
+            return _judged(scenario, source, values, folder, begun)
+    except OSError as error:
+        where = error.filename or folder
+        raise TrainingError(f"{where} cannot be written: {disk_reason(error)}") from error
+
+
+def _fit_and_save(
+    scenario: Scenario,
+    plan: PlannerFit,
+    folder: Path,
+    journal: Path,
+    source: DaySource | None,
+    resume: bool,
+    start: PlannerValues | None,
+    origin: dict[str, Any],
+    on_generation: Callable[[int, float, float], None] | None,
+) -> PlannerValues:
+    best = folder / "checkpoints" / "best"
     if not resume:
         journal.unlink(missing_ok=True)
-    for part in (journal.parent, folder / "checkpoints" / "best"):
+        forget_run(folder)  # a network's too: its model must not pass for this run's
+    for part in (journal.parent, best):
         part.mkdir(parents=True, exist_ok=True)
-    origin = provenance or {}
     _write(
         folder / "training_config.json",
         {
@@ -134,10 +162,31 @@ def train_planner(
         on_generation=on_generation,
     )
     values = replace(values, provenance={**values.provenance, **origin})
-    best = folder / "checkpoints" / "best"
     values.save(best / VALUES_FILE)
+    return values
+
+
+def _judged(
+    scenario: Scenario,
+    source: DaySource | None,
+    values: PlannerValues,
+    folder: Path,
+    begun: float,
+) -> PlannerResult:
+    """Play validation days, and note what came out in ``eval/validation.json``."""
     book = day_book(scenario, source, Split.VALIDATION, None if source else _VALIDATION_DAYS, 0)
-    result = _judged(values, best, book, folder, time.monotonic() - begun)
+    model = folder / "checkpoints" / "best"
+    own = evaluate_policy("planner", book, model=model).kpi("reward")
+    search = evaluate_policy("rolling_search", book).kpi("reward")
+    matching = evaluate_policy("matching", book).kpi("reward")
+    result = PlannerResult(
+        folder=folder,
+        values=values,
+        score=float(own.mean()),
+        over_search=estimate(own - search),
+        over_matching=estimate(own - matching),
+        seconds=time.monotonic() - begun,
+    )
     _write(
         folder / "eval" / "validation.json",
         {
@@ -149,22 +198,6 @@ def train_planner(
         },
     )
     return result
-
-
-def _judged(
-    values: PlannerValues, model: Path, book: DayBook, folder: Path, seconds: float
-) -> PlannerResult:
-    own = evaluate_policy("planner", book, model=model).kpi("reward")
-    search = evaluate_policy("rolling_search", book).kpi("reward")
-    matching = evaluate_policy("matching", book).kpi("reward")
-    return PlannerResult(
-        folder=folder,
-        values=values,
-        score=float(own.mean()),
-        over_search=estimate(own - search),
-        over_matching=estimate(own - matching),
-        seconds=seconds,
-    )
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
