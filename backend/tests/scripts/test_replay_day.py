@@ -8,7 +8,7 @@ import yaml
 from scripts.rl import replay_day
 from scripts.rl.command import exit_code
 from services.rl.policies.planner_values import PlannerValues
-from services.rl.policies.route_search import TERM
+from services.rl.policies.route_clock import TERM
 from services.rl.simulation.scenarios import load_scenario
 from tests.rl.simulation.worlds import manhattan
 

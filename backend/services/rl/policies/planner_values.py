@@ -1,7 +1,7 @@
 """What the planner knows beyond its plan: unknown demand, and the value terms that weigh it.
 
 The planner's search (`route_search`) maximises the reward of the bookings it knows. What it cannot
-know, the bookings still to come, enters through `route_search.TERM`: linear terms on numbers that
+know, the bookings still to come, enters through `route_clock.TERM`: linear terms on numbers that
 a plan has anyway, such as a price of drivers' minutes at busy hours, or a worth of being free
 where much demand is still to come. The weights are learned by evolution on whole days
 (`training.planner_fit`).
@@ -22,7 +22,7 @@ from services.rl.simulation.scenarios import ReplayDemand, Scenario
 from services.rl.simulation.types import FloatArray
 
 from .model_files import file_sha256
-from .route_search import TERM
+from .route_clock import TERM
 
 VALUES_SCHEMA = 1
 _CELL_KM = 1.0
@@ -36,7 +36,7 @@ _MOST_CELLS = 10_000
 
 @dataclass(frozen=True)
 class Grid:
-    """Unknown demand on a square grid; see `route_search.DemandGrid`.
+    """Unknown demand on a square grid; see `route_clock.DemandGrid`.
 
     Attributes:
         near: ``(T, C)`` around each cell in each half hour, 1 on average over the demand.
@@ -123,7 +123,7 @@ class PlannerValues:
     """Weights of the value terms, and where they come from.
 
     Attributes:
-        terms: Names, `route_search.TERM`.
+        terms: Names, `route_clock.TERM`.
         weights: One per term, in units of reward.
         look_ahead_min: Bookings promised later than this from now are not planned yet.
         hot: Temperature at the start of an epoch's search, in units of reward.

@@ -27,7 +27,7 @@ from cmaes import CMA
 from services.rl.errors import TrainingError
 from services.rl.policies.planner import LOOK_AHEAD, SearchPolicy
 from services.rl.policies.planner_values import PlannerValues
-from services.rl.policies.route_search import NUM_TERMS, TERM
+from services.rl.policies.route_clock import NUM_TERMS, TERM
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario

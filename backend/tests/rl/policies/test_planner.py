@@ -12,7 +12,7 @@ from services.rl.policies.base import Policy
 from services.rl.policies.planner import SearchPlan, SearchPolicy
 from services.rl.policies.planner_values import PlannerValues, demand_grid, planner_values
 from services.rl.policies.registry import make_policy
-from services.rl.policies.route_search import NUM_TERMS, TERM
+from services.rl.policies.route_clock import NUM_TERMS, TERM
 from services.rl.policies.routing import plan_value, problem_of_state, scenario_travel
 from services.rl.simulation import world
 from services.rl.simulation.engine import Engine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.rl.errors import TrainingError
-from services.rl.policies.route_search import NUM_TERMS
+from services.rl.policies.route_clock import NUM_TERMS
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.training import planner_fit
 from services.rl.training.planner_fit import PlannerFit, fit_planner
