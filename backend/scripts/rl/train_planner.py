@@ -35,11 +35,9 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option} is an option of the networks; --policy planner has none")
     plan = planner_fit_of(arguments.mode)
-    plan = replace(
-        plan,
-        seed=arguments.seed or 0,
-        generations=arguments.generations or plan.generations,
-    )
+    plan = replace(plan, seed=arguments.seed or 0)
+    if arguments.generations is not None:
+        plan = plan.lasting(arguments.generations)
     scenario = load_scenario(arguments.scenario or "geneva")
     source = open_source(scenario, arguments.data_dir)
     stem = Path(arguments.scenario or "geneva").stem

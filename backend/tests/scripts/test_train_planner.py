@@ -47,7 +47,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_does(atmr_home, capsys):
     child = subprocess.Popen(
         program, env={**os.environ, "PYTHONPATH": str(BACKEND)}, stderr=subprocess.PIPE, text=True
     )
-    journal = atmr_home / "results" / "long" / "checkpoints" / "latest" / "evolution.jsonl"
+    journal = atmr_home / "results" / "long" / "checkpoints" / "latest" / "evolution_busy.jsonl"
     until = time.monotonic() + 300
     while (not journal.is_file() or journal.read_text().count("\n") < 3) and child.poll() is None:
         assert time.monotonic() < until

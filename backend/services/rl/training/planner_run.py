@@ -22,25 +22,25 @@ from services.rl.simulation.days import DaySource
 from services.rl.simulation.scenarios import Scenario, Split
 
 from .checkpoints import disk_reason, forget_run, sole_writer
-from .planner_fit import PlannerFit, fit_planner
+from .planner_fit import PlannerFit, Stage, fit_planner
 
 PLANNER_MODES: dict[str, PlannerFit] = {
     "sanity": PlannerFit(
-        generations=2,
+        busy=Stage(generations=1, days=2, moves=50, sigma=0.5),
+        own=Stage(generations=1, days=2, moves=50, sigma=0.25),
         population=4,
-        days=2,
-        moves=50,
-        late_moves=50,
         check_days=4,
         check_moves=50,
     ),
     "quick": PlannerFit(
-        generations=16, population=12, days=16, moves=500, late_moves=1_000, check_days=50
+        busy=Stage(generations=12, days=16, moves=500, sigma=0.5),
+        own=Stage(generations=4, days=16, moves=1_000, sigma=0.25),
+        population=12,
+        check_days=50,
     ),
     "production": PlannerFit(),
 }
-"""Budgets by mode. Measured beside other work on two cores: seconds for `sanity`; 21 minutes for
-`production`, two fits at once."""
+"""Budgets by mode."""
 
 _VALIDATION_DAYS = 64
 
@@ -109,7 +109,7 @@ def train_planner(
     """
     begun = time.monotonic()
     journal = folder / "checkpoints" / "latest" / "evolution.jsonl"
-    if resume and not journal.is_file():
+    if resume and not any(journal.parent.glob("evolution*.jsonl")):
         raise TrainingError(f"--resume: there is nothing to resume in {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,8 @@ def _fit_and_save(
 ) -> PlannerValues:
     best = folder / "checkpoints" / "best"
     if not resume:
-        journal.unlink(missing_ok=True)
+        for old in journal.parent.glob("evolution*.jsonl"):
+            old.unlink()
         forget_run(folder)  # a network's too: its model must not pass for this run's
     for part in (journal.parent, best):
         part.mkdir(parents=True, exist_ok=True)

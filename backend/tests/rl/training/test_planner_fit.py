@@ -9,14 +9,12 @@ from services.rl.errors import TrainingError
 from services.rl.policies.route_clock import NUM_TERMS
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.training import planner_fit
-from services.rl.training.planner_fit import PlannerFit, fit_planner
+from services.rl.training.planner_fit import PlannerFit, Stage, busy_scenario, fit_planner
 
 TINY = PlannerFit(
-    generations=3,
+    busy=Stage(generations=2, days=2, moves=30, sigma=0.5),
+    own=Stage(generations=2, days=2, moves=40, sigma=0.25),
     population=4,
-    days=2,
-    moves=30,
-    late_moves=40,
     check_days=4,
     check_moves=30,
     threads=2,
@@ -49,6 +47,23 @@ def test_a_journal_of_another_fit_or_a_damaged_one_is_refused(tmp_path):
         fitted(tmp_path)
 
 
+def test_the_first_stage_goes_on_from_its_journal_too(tmp_path):
+    whole = fitted(tmp_path, "whole")
+    fitted(tmp_path, "parts")
+    (tmp_path / "parts").unlink()
+    busy = tmp_path / "parts_busy"
+    lines = busy.read_text().splitlines()
+    busy.write_text("\n".join(lines[:-1]))
+    assert fitted(tmp_path, "parts") == whole
+
+
+def test_the_first_stage_has_more_demand_where_it_is_a_model_and_little():
+    geneva, overload = load_scenario("geneva"), load_scenario("geneva_overload")
+    assert busy_scenario(geneva).demand.bookings_per_day == pytest.approx(128.0)
+    assert busy_scenario(overload) is overload
+    assert busy_scenario(load_scenario("manhattan_11")).name == "manhattan_11"
+
+
 def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
     """With a reward whose best weights are known, found in place of the days' own."""
     best = np.linspace(-2.0, 3.0, NUM_TERMS)
@@ -57,8 +72,11 @@ def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
         return float(100.0 + labels.sum() % 7 - ((weights - best) ** 2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)
-    values = fitted(tmp_path, generations=150, population=12)
-    assert np.abs(values.array() - best).max() < 0.3
+    values = fitted(tmp_path, population=12).array()
+    near = fitted(
+        tmp_path, "long", busy=TINY.lasting(150).busy, own=TINY.lasting(150).own, population=12
+    ).array()
+    assert np.abs(near - best).max() < 0.3 < np.abs(values - best).max()
 
 
 def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
@@ -66,6 +84,7 @@ def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
         return float(-(weights**2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)
-    values = fitted(tmp_path, generations=1)
-    assert values.provenance["check_after"] < values.provenance["check_before"]
+    values = fitted(tmp_path)
+    assert values.provenance["kept"] == "start"
+    assert values.provenance["checked"]["own"] < values.provenance["checked"]["start"]
     assert not any(values.weights)
