@@ -1,7 +1,7 @@
-"""Everything in one run: history, data set, demand model, a trained network, policies compared.
+"""Everything in one run: history, data set, demand model, a trained planner, policies compared.
 
 Invents 90 days of a company's history in SQLite, collects them into a data set, fits a demand
-model, tunes the matcher and trains the pair network on it, and plays the policies on
+model, tunes the matcher and fits the planner's values on it, and plays the policies on
 the history's validation days, replayed, and on simulated days.
 """
 
@@ -34,7 +34,7 @@ demo.py --days 60 --seed 3
 
 
 JUDGED = 64
-"""Validation days on which step 4 chooses its best model; step 6 plays the days after them."""
+"""Validation days on which step 4 says what it achieved; step 6 plays the days after them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = paths.data_dir() / "history" / "demo"
     results = paths.results_dir() / "demo"
     replayed, simulated = results / "replayed_days", results / "simulated_days"
-    trained = paths.results_dir() / "demo_dqn"
+    trained = paths.results_dir() / "demo_planner"
     model = trained / "checkpoints" / "best"
     seed = ["--seed", str(arguments.seed)]
     steps = (
@@ -71,18 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
              "--population", "16", "--days", "32", *seed],
         ),
         (
-            "4/6  Train the pair network on simulated training days: a minute or two",
+            "4/6  Fit the planner's values on simulated training days: a minute or two",
             train_dqn.main,
-            ["--mode", "quick", "--scenario", str(folder / "scenario.yaml"), "--name", "demo_dqn",
-             "--timesteps", "32000", *seed],
+            ["--mode", "quick", "--policy", "planner", "--scenario", str(folder / "scenario.yaml"),
+             "--name", "demo_planner", *seed],
         ),
         (
             "5/6  Replayed days: policies on the last days of that history",
             evaluate.main,
             ["--scenario", str(folder / "replay.yaml"), "--days", "6",
              "--policies",
-             "random,nearest,cheapest,matching,matching_linear,rolling,dqn_matching,hindsight",
-             "--model", str(model),
+             "random,nearest,cheapest,matching,matching_linear,rolling,rolling_search,planner,"
+             "hindsight",
+             "--model", str(model), "--transfer",  # fitted on the simulated days of this history
              "--budget-ms", "100", "--hindsight-seconds", "4",
              "--report", str(replayed),
              "--json", str(replayed / "evaluation.json"), *seed],
@@ -92,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluate.main,
             ["--scenario", str(folder / "scenario.yaml"), "--days", "200",
              "--first-day", str(JUDGED),
-             "--policies", "random,nearest,cheapest,matching,matching_linear,dqn,dqn_matching",
+             "--policies",
+             "random,nearest,cheapest,matching,matching_linear,rolling_search,planner",
              "--model", str(model),
              "--report", str(simulated),
              "--json", str(simulated / "evaluation.json"), *seed],
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.quiet:
         print(f"\nDone in {spent:.0f} s. Where the results lie:")
         print(f"  {folder / 'report.md'}  (the history: rows, demand, map, fit)")
-        print(f"  {trained / 'learning_curve.png'}  (what the network learned)")
+        print(f"  {trained / 'eval' / 'validation.json'}  (what the planner's values gain)")
         print(f"  {replayed / 'report.md'}  (policies on replayed days)")
         print(f"  {simulated / 'report.md'}  (policies on simulated days)")
         print(f"\n{conclusion(_read(simulated), _read(replayed))}")
@@ -140,7 +142,7 @@ def conclusion(simulated: dict[str, Any], replayed: dict[str, Any]) -> str:
     wide = estimate(_rewards(replayed)["matching"]).half_width
     narrow = estimate(rewards["matching"]).half_width
     return (
-        f"On {days} simulated days that the network had not seen, {winner} earned most, "
+        f"On {days} simulated days that nothing was fitted on, {winner} earned most, "
         f"{rewards[winner].mean():.1f} a day: {'; '.join(leads)}.\n"
         f"{few} replayed days cannot rank the policies: a mean there is known to ± {wide:.0f}, "
         f"on the simulated days to ± {narrow:.0f}.\n"

@@ -21,6 +21,7 @@ from scripts.rl.command import (
     seed_number,
     write_json,
 )
+from scripts.rl.train_planner import NETWORK_OPTIONS
 from services.rl.data.sources import open_source
 from services.rl.errors import AtmrError, UsageError
 from services.rl.simulation.scenarios import load_scenario
@@ -28,10 +29,10 @@ from services.rl.simulation.scenarios import load_scenario
 EXAMPLES = """
 train_dqn.py --mode sanity --scenario geneva
 train_dqn.py --mode quick --scenario geneva --name first
-train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1
-train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1 --resume
+train_dqn.py --mode production --scenario geneva_overload --name planner
+train_dqn.py --mode production --scenario geneva_overload --name planner --resume
+train_dqn.py --mode production --policy dqn_matching --scenario geneva --name network --seed 1
 train_dqn.py --mode production --scenario geneva --network flat --name flat
-train_dqn.py --mode production --scenario geneva_overload --policy planner --name planner
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
 FAILED_CHECK = 1
@@ -45,8 +46,10 @@ def build_parser() -> Parser:
         help="starting point of the configuration (default quick; kaggle is gpu)",
     )  # fmt: skip
     parser.add_argument(
-        "--policy", choices=("dqn_matching", "planner"), default="dqn_matching",
-        help="dqn_matching (default): the network; planner: the values of the route search",
+        "--policy", choices=("dqn_matching", "planner"),
+        help="dqn_matching: the network; planner: the values of the route search. Default: planner "
+        "in production, where it is the best policy measured, unless an option of the networks is "
+        "given; else dqn_matching",
     )  # fmt: skip
     parser.add_argument("--generations", type=positive_int, help="of the planner's evolution")
     where = parser.add_mutually_exclusive_group()
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check, train, say what came out and what to do next."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.policy == "planner":
+    if chosen_policy(arguments) == "planner":
         from scripts.rl.train_planner import train
 
         make_folder(arguments.json and arguments.json.parent)
@@ -169,6 +172,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{unseen}",
         )
     return 0
+
+
+def chosen_policy(arguments: argparse.Namespace) -> str:
+    """What to train: as asked, or by the mode."""
+    if arguments.policy is not None:
+        chosen: str = arguments.policy
+        return chosen
+    of_networks = any(getattr(arguments, option) is not None for option in NETWORK_OPTIONS)
+    if arguments.mode != "production" or of_networks or arguments.no_sanity_checks:
+        return "dqn_matching"
+    _say(
+        arguments,
+        "production: fitting the planner, the best policy measured "
+        "(--policy dqn_matching trains the network)",
+    )
+    return "planner"
 
 
 def foreign_defaults() -> dict[str, Any]:

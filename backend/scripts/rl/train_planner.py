@@ -13,9 +13,10 @@ from services.rl.data.sources import open_source
 from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import load_scenario
 
-_OF_THE_NETWORK = (
+NETWORK_OPTIONS = (
     "env", "episodes", "timesteps", "device", "config", "network", "teacher", "checkpoint",
 )  # fmt: skip
+"""What the planner has no use for."""
 
 
 def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -31,7 +32,7 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     from services.rl.training.config import TrainingConfig
     from services.rl.training.planner_run import planner_fit_of, train_planner
 
-    for option in _OF_THE_NETWORK:
+    for option in NETWORK_OPTIONS:
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option} is an option of the networks; --policy planner has none")
     plan = planner_fit_of(arguments.mode)

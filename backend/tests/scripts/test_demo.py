@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scripts.rl import demo, train_dqn
-from services.rl.training.config import quick_config
+from services.rl.training import planner_run
 
 SIX = {"matching": [400.0, 300.0, 500.0, 450.0, 350.0, 420.0]}
 
@@ -28,10 +28,10 @@ def days():
 def test_a_clear_winner_is_certain_and_six_days_are_not(days):
     base, noise = days
     found = demo.conclusion(
-        document(nearest=base - 10 + noise, matching=base, dqn_matching=base + 30 + noise),
+        document(nearest=base - 10 + noise, matching=base, planner=base + 30 + noise),
         document(**SIX),
     )
-    assert found.startswith("On 200 simulated days that the network had not seen, dqn_matching")
+    assert found.startswith("On 200 simulated days that nothing was fitted on, planner")
     assert "more than matching (certain at 95 %); " in found
     assert "more than nearest (certain at 95 %)." in found
     assert "not certain" not in found
@@ -52,7 +52,7 @@ def test_a_lead_that_chance_explains_is_not_called_certain(days):
 
 
 def test_the_evaluated_days_did_not_choose_the_model():
-    assert quick_config().evaluation.n_eval_episodes == demo.JUDGED
+    assert planner_run.VALIDATION_DAYS == demo.JUDGED
 
 
 def test_the_advice_of_training_is_left_out(monkeypatch, capsys):

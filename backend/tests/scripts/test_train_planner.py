@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts.rl.command import exit_code
-from scripts.rl.train_dqn import main
+from scripts.rl.train_dqn import build_parser, chosen_policy, main
 from services.rl.policies.planner_values import PlannerValues
 from services.rl.training.checkpoints import sole_writer
 
@@ -104,3 +104,22 @@ def test_two_processes_do_not_fit_under_one_name(atmr_home, capsys):
     with sole_writer(folder):
         assert train("--name", "held") == 2
     assert "another process is training under this name" in sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mode", "production"], "planner"),
+        (["--mode", "production", "--seed", "3", "--resume"], "planner"),
+        (["--mode", "production", "--policy", "dqn_matching"], "dqn_matching"),
+        (["--mode", "production", "--network", "flat"], "dqn_matching"),
+        (["--mode", "production", "--timesteps", "1000"], "dqn_matching"),
+        (["--mode", "production", "--env", "CartPole-v1"], "dqn_matching"),
+        (["--mode", "quick"], "dqn_matching"),
+        (["--mode", "quick", "--policy", "planner"], "planner"),
+        (["--mode", "gpu"], "dqn_matching"),
+    ],
+)
+def test_production_trains_the_best_policy_unless_the_network_is_meant(arguments, expected):
+    parsed = build_parser().parse_args([*arguments, "--quiet"])
+    assert chosen_policy(parsed) == expected

@@ -42,7 +42,8 @@ PLANNER_MODES: dict[str, PlannerFit] = {
 }
 """Budgets by mode."""
 
-_VALIDATION_DAYS = 64
+VALIDATION_DAYS = 64
+"""Simulated days on which a finished fit is judged; it is not chosen by them."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _judged(
     begun: float,
 ) -> PlannerResult:
     """Play validation days, and note what came out in ``eval/validation.json``."""
-    book = day_book(scenario, source, Split.VALIDATION, None if source else _VALIDATION_DAYS, 0)
+    book = day_book(scenario, source, Split.VALIDATION, None if source else VALIDATION_DAYS, 0)
     model = folder / "checkpoints" / "best"
     own = evaluate_policy("planner", book, model=model).kpi("reward")
     search = evaluate_policy("rolling_search", book).kpi("reward")
