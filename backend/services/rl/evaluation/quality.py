@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from services.rl.data.sources import open_source, split_labels, split_seeds
-from services.rl.errors import UsageError
+from services.rl.errors import ScenarioError, UsageError
 from services.rl.policies.registry import POLICIES
 from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import Scenario, Split, load_scenario, parse_scenario
@@ -202,13 +202,14 @@ def transferred(scenario: Scenario) -> list[Variant]:
         hours = {int(hour) + LATER_H: share for hour, share in stream["hourly_share"].items()}
         stream["hourly_share"] = {str(h): share for h, share in hours.items() if h < 24}
     later = _changed(scenario, "later", demand={"streams": demand["streams"]})
-    return [
-        *found,
-        Variant(f"{name}/more", "transfer", name, "20 % de demandes en plus", scenario, more),
-        Variant(
-            f"{name}/later", "transfer", name, f"journée décalée de {LATER_H} h", scenario, later
-        ),
-    ]
+    title = "20 % de demandes en plus"
+    found.append(Variant(f"{name}/more", "transfer", name, title, scenario, more))
+    try:
+        later.demand_model()
+    except ScenarioError:  # a day too short to be shifted
+        return found
+    title = f"journée décalée de {LATER_H} h"
+    return [*found, Variant(f"{name}/later", "transfer", name, title, scenario, later)]
 
 
 # --- series --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -358,6 +359,11 @@ def _played(missing: Sequence[tuple[str, Cell]], jobs: int) -> Iterator[tuple[st
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise UsageError(
+                "a worker process was killed (is there too little memory?): the same command goes "
+                "on, perhaps with fewer --jobs"
+            ) from error
         except BaseException:  # Ctrl-C too: what is being played is lost, what is finished is kept
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from services.rl.errors import UsageError
@@ -22,11 +23,19 @@ _FAMILIES: Final = (
     ("rolling_search", "rolling_search (sans apprentissage)", ORANGE),
     ("rolling", "rolling (PyVRP)", SKY),
     ("dqn", "réseau (dqn, dqn_matching)", GREEN),
-    ("matching_linear", "matching_linear", BLUE),
-    ("matching", "matching", BLUE),
+    ("matching", "appariement (matching, matching_linear)", BLUE),
     ("nearest", "règles simples", GREY),
     ("cheapest", "règles simples", GREY),
 )
+_SIDES: Final = {
+    "planner": (-6, 6, "right"),
+    "rolling_search": (7, -11, "left"),
+    "matching": (-7, -4, "right"),
+    "matching_linear": (-7, 4, "right"),
+    "dqn": (6, -11, "left"),
+}
+"""Where labels stand beside their points: offsets and alignment; to the right unless named."""
+
 _NEUTRAL: Final = "#555555"
 
 
@@ -96,7 +105,7 @@ def front_figure(world: str, points: Sequence[Numbers]) -> Figure:
         _front_points(axis, known)
         axis.set_xscale("log")
         low, high = axis.get_xlim()
-        axis.set_xlim(low / 1.5, high * 2.2)
+        axis.set_xlim(low / 2.5, high * 2.2)
         axis.set_title(title, fontsize=11, loc="left")
         axis.set_xlabel("millisecondes par décision (p50, échelle logarithmique)")
         _bare(axis, "y")
@@ -114,29 +123,33 @@ def front_figure(world: str, points: Sequence[Numbers]) -> Figure:
 
 
 def _front_points(axis: Any, known: Sequence[tuple[Numbers, Numbers]]) -> None:
+    """Points with intervals; the axis spans the means, however wide an interval on few days is."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    placed: list[tuple[float, float]] = []
-    span = max([v["mean"] for _, v in known], default=1) - min(
-        [v["mean"] for _, v in known], default=0
-    )
-    for point, value in sorted(known, key=lambda k: -k[1]["mean"]):
+    means = [value["mean"] for _, value in known] or [0.0]
+    usual = float(np.median([_half(value) for _, value in known])) if known else 0.0
+    margin = max(0.12 * (max(means) - min(means)), 1.3 * usual, 1e-6)
+    low, high = min(means) - margin, max(means) + margin
+    for point, value in known:
         x, y = point["latency"]["p50_ms"], value["mean"]
         _, colour = _family(point["policy"])
-        axis.errorbar(x, y, yerr=_half(value), fmt="o", color=colour, markersize=6, capsize=3,
-                      linewidth=1.2)  # fmt: skip
+        ends = np.clip([y - _half(value), y + _half(value)], low, high)
+        axis.plot([x, x], ends, color=colour, linewidth=1.2, alpha=0.7)
+        axis.plot(x, y, "o", color=colour, markersize=6)
         name, at, amount = point["policy"].partition("@")
-        near = sum(abs(np.log10(x / u)) < 0.5 and abs(y - v) < 0.05 * span for u, v in placed)
+        # Each family on a side of its own, so that neighbours do not write over each other.
+        side = _SIDES.get(name, (7, 3, "left"))
         axis.annotate(
-            _amount(amount) if at else name, (x, y), xytext=(7, 4 - 12 * near),
+            _amount(amount) if at else name, (x, y), xytext=side[:2], ha=side[2],
             textcoords="offset points", fontsize=8, color=colour,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
-        placed.append((x, y))
         if at:
             lines.setdefault(name, []).append((x, y))
-    for name, ends in lines.items():
-        ends.sort()
-        axis.plot(*zip(*ends, strict=True), color=_family(name)[1], linewidth=1, alpha=0.5)
+    for name, places in lines.items():
+        places.sort()
+        axis.plot(*zip(*places, strict=True), color=_family(name)[1], linewidth=1, alpha=0.5)
     axis.axhline(0, color=_NEUTRAL, linewidth=0.8)
+    axis.set_ylim(low, high)
 
 
 def _amount(text: str) -> str:
@@ -147,41 +160,47 @@ def _amount(text: str) -> str:
 def kpis_figure(world: str, found: Numbers) -> Figure:
     """Bars of the KPIs that people ask for, with intervals."""
     shown = (
-        ("reward", "Récompense par jour"),
-        ("completion_pct", "Effectuées, %"),
-        ("on_time_pct", "À l'heure (15 min), %"),
-        ("unserved", "Non servies par jour"),
-        ("wait_p95_min", "Attente, 95e centile, min"),
-        ("deadhead_km_per_trip", "Km à vide par course"),
+        ("reward", "Récompense par jour", 0),
+        ("completion_pct", "Effectuées, %", 1),
+        ("on_time_pct", "À l'heure (15 min), %", 1),
+        ("unserved", "Non servies par jour", 1),
+        ("wait_p95_min", "Attente, 95e centile, min", 1),
+        ("deadhead_km_per_trip", "Km à vide par course", 2),
     )
     rows = found["rows"]
     figure = Figure(figsize=(14, 2.2 + 0.72 * len(rows)), layout="constrained")
     axes = figure.subplots(2, 3, sharey=True)
     names = [f"{row['policy']}  ({row['days']} j)" for row in rows]
     colours = [_family(row["policy"])[1] for row in rows]
-    for axis, (kpi, title) in zip(axes.flat, shown, strict=True):
+    most = max(row["days"] for row in rows)
+    for axis, (kpi, title, decimals) in zip(axes.flat, shown, strict=True):
         values = [row["kpis"][kpi] for row in rows]
-        means = [0.0 if v is None else v["mean"] for v in values]
-        halves = [_half(v) for v in values]
-        axis.barh(range(len(rows)), means, color=colours, height=0.66, alpha=0.85)
-        axis.errorbar(means, range(len(rows)), xerr=halves, fmt="none", ecolor="black",
-                      elinewidth=1, capsize=2)  # fmt: skip
-        top = max((m + h for m, h in zip(means, halves, strict=True)), default=1.0)
-        for y, (mean, half) in enumerate(zip(means, halves, strict=True)):
-            axis.text(max(mean + half, 0) + 0.015 * top, y, number(mean, 1), va="center",
+        means = np.array([0.0 if v is None else v["mean"] for v in values])
+        halves = np.array([_half(v) for v in values])
+        best = found["hindsight"] if kpi == "reward" else None
+        line = 0.0 if best is None else float(best["reward"]["mean"])
+        # An interval on a few days may be wider than everything else: it is cut at the edge.
+        top = max(1.25 * float(means.max()), 1.1 * line, 1e-6)
+        ends = np.minimum(means + halves, top)
+        for y, row in enumerate(rows):
+            axis.barh(y, means[y], color=colours[y], height=0.66,
+                      alpha=0.85 if row["days"] == most else 0.4)  # fmt: skip
+            begin = max(means[y] - halves[y], min(0.0, means[y]))
+            axis.plot([begin, ends[y]], [y, y], color="black", linewidth=1)
+            axis.text(ends[y] + 0.015 * top, y, number(means[y], decimals), va="center",
                       fontsize=8)  # fmt: skip
-        axis.set_xlim(min(0.0, *means), 1.14 * top)
+        axis.set_xlim(min(0.0, float(means.min())), 1.14 * top)
+        if best is not None:
+            axis.axvline(line, color=GREEN, linestyle="--", linewidth=1.4)
+            title += f" (tirets : clairvoyant {number(line, 0)}, {best['days']} j)"
         axis.set_title(title, fontsize=10, loc="left")
         _bare(axis, "x")
-        if kpi == "reward" and found["hindsight"] is not None:
-            best = found["hindsight"]["reward"]["mean"]
-            axis.axvline(best, color=GREEN, linestyle="--", linewidth=1.4)
-            axis.set_xlim(right=max(axis.get_xlim()[1], 1.14 * best))
-            axis.annotate(f"clairvoyant {number(best, 0)}", (best, len(rows) - 0.4), fontsize=8,
-                          color=GREEN, ha="center", va="top", annotation_clip=False)  # fmt: skip
     axes[0, 0].set_yticks(range(len(rows)), names, fontsize=9)
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
-    figure.suptitle(f"{world} : indicateurs, moyennes et intervalles à 95 %", fontsize=12)
+    figure.suptitle(
+        f"{world} : indicateurs, moyennes et intervalles à 95 % (pâle : moins de jours)",
+        fontsize=12,
+    )
     return figure
 
 
@@ -251,7 +270,8 @@ def elsewhere_figure(title: str, rows: Sequence[Numbers]) -> Figure:
                     continue
                 at = y + (i - (len(others) - 1) / 2) * 0.7 / len(others)
                 colour = _family(other)[1]
-                sure = value["half"] is not None and abs(value["mean"]) > value["half"]
+                diff = pair["diff"]  # its interval decides, as in the tables
+                sure = diff["half"] is not None and abs(diff["mean"]) > diff["half"]
                 axis.errorbar(value["mean"], at, xerr=_half(value), fmt="o", color=colour,
                               markerfacecolor=colour if sure else "white", capsize=3)  # fmt: skip
         axis.axvline(0, color="black", linewidth=0.9)
