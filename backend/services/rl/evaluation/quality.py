@@ -18,7 +18,7 @@ from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import Scenario, Split, load_scenario, parse_scenario
 from services.rl.simulation.types import FloatArray
 
-from .quality_cells import HINDSIGHT, Cell, code_fingerprint, model_sha256
+from .quality_cells import HINDSIGHT, Cell, code_fingerprint, days_sha256, model_sha256
 from .quality_models import KINDS, MATCHING_VALUES, NETWORK, PLANNER, Models
 
 PARTS: Final = ("kpis", "front", "who", "safety", "robust", "transfer", "city", "manhattan")
@@ -256,6 +256,8 @@ class Plan:
         labels = self._labels(variant, expensive=name in _EXPENSIVE)
         size = 1 if name in _EXPENSIVE else _CHUNK_DAYS
         chunks = [labels[i : i + size] for i in range(0, len(labels), size)]
+        source = open_source(variant.scenario, self.options.data_dir)
+        hashes = [None if source is None else days_sha256(source, chunk) for chunk in chunks]
         runs = []
         for seed, model in enumerate(models):
             sha = None if model is None else model_sha256(model)
@@ -273,8 +275,9 @@ class Plan:
                         epochs=variant.part == "city",
                         hindsight_seconds=self.options.hindsight_seconds,
                         data_dir=self.options.data_dir,
+                        days_sha=days_sha,
                     )
-                    for chunk in chunks
+                    for chunk, days_sha in zip(chunks, hashes, strict=True)
                 )
             )
         return tuple(runs)

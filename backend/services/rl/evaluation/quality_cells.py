@@ -31,6 +31,7 @@ from services.rl.policies.base import DecisionSet, Policy
 from services.rl.policies.hindsight import hindsight
 from services.rl.policies.model_files import file_sha256
 from services.rl.policies.registry import make_policy
+from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import Scenario
@@ -67,6 +68,7 @@ class Cell:
         epochs: Note open bookings and time of every decision instead of what was achieved.
         hindsight_seconds: Search time per day.
         data_dir: Folder of real trips.
+        days_sha: Hash of real days, which another folder may have under the same dates.
     """
 
     scenario: Scenario
@@ -80,6 +82,7 @@ class Cell:
     epochs: bool = False
     hindsight_seconds: float = 10.0
     data_dir: str | None = None
+    days_sha: str | None = None
 
     def spec(self) -> dict[str, Any]:
         """All that shapes the result, but the code."""
@@ -92,6 +95,7 @@ class Cell:
             "model_sha": self.model_sha,
             "transfer": self.transfer,
             "days": list(self.labels),
+            "days_sha": self.days_sha,
             "seed": self.seed,
             "epochs": self.epochs,
             "hindsight_seconds": self.hindsight_seconds if self.policy == HINDSIGHT else None,
@@ -135,6 +139,20 @@ def _scenario_sha256(scenario: Scenario) -> str:
 
 def _sha256(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def days_sha256(source: DaySource, labels: Sequence[str]) -> str:
+    """Hash of real days, and of the travel between zones where they bring any."""
+    digest = hashlib.sha256()
+    for label in labels:
+        day = source.day(label)
+        digest.update(day.bookings.tobytes())
+        digest.update(day.drivers.tobytes())
+    tables = getattr(source, "tables", None)
+    if tables is not None:
+        digest.update(tables.minutes.tobytes())
+        digest.update(tables.km.tobytes())
+    return digest.hexdigest()
 
 
 def model_sha256(folder: Path) -> str:
