@@ -1,13 +1,15 @@
-"""Speed of the simulator (env), or of learning beside other libraries (training).
+"""Speed of the simulator (env) or of learning (training), or the quality of decisions (quality).
 
 env: environment steps per second, and how the cost grows. A step includes drawing a random valid
 action, masks, observation, and the sampling of the next day where one ends.
-training: see `training_benchmark`. It needs stable-baselines3 and sb3-contrib
-(requirements-dev.txt).
-One thread; processor time, so that a busy machine disturbs it little.
+training: beside other libraries, see `training_benchmark`. It needs stable-baselines3 and
+sb3-contrib (requirements-dev.txt).
+quality: every number of the quality tables, see `benchmark.py quality --help`.
+Speeds are those of one thread; processor time, so that a busy machine disturbs it little.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +38,7 @@ benchmark.py env --seconds 5 --json results/bench.json
 benchmark.py training
 benchmark.py training --turns 20 --limit 300 --json results/training_bench.json
 benchmark.py training --rows sb3,ours --limit 0
+benchmark.py quality --models results --name quality
 """
 
 PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
@@ -126,8 +129,16 @@ def training(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["quality"]:  # it has options of its own
+        from scripts.rl.quality_benchmark import main as quality
+
+        return quality(given[1:])
     parser = command_parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("what", choices=["env", "training"], help="simulator, or learning")
+    parser.add_argument(
+        "what", choices=["env", "training", "quality"],
+        help="simulator, learning, or quality (first word; it has options of its own)",
+    )  # fmt: skip
     parser.add_argument(
         "--seconds", type=positive_float, help="per row (default 3; training: 1 per slice)"
     )
@@ -145,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the fixed score lies this far below that of `nearest` (default 480: about half-way "
         "from `random`)",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
+    if arguments.what == "quality":
+        parser.error("put 'quality' first: benchmark.py quality ...")
     if arguments.what == "training":
         return training(arguments)
     arguments.seconds = arguments.seconds or 3.0

@@ -52,11 +52,38 @@ def gap_closed(policy: FloatArray, nearest: FloatArray, hindsight: FloatArray) -
     The interval is the delta method's for a ratio of paired means (Cochran 1977, ch. 6).
     Infinite where hindsight is not above nearest.
     """
-    gain = np.asarray(policy) - np.asarray(nearest)
+    nothing = np.zeros(len(policy))
     room = np.asarray(hindsight) - np.asarray(nearest)
-    mean_room = float(room.mean())
-    if mean_room <= 0:
+    if room.mean() <= 0:
         return Estimate(float("nan"), float("inf"))
-    ratio = float(gain.mean()) / mean_room
-    residual = estimate((gain - ratio * room) / mean_room)
-    return Estimate(100 * ratio, 100 * residual.half_width)
+    return rate_difference(np.asarray(policy) - np.asarray(nearest), room, nothing, room)
+
+
+def relative_gain(a: FloatArray, b: FloatArray) -> Estimate:
+    """How much more ``a`` is than ``b`` on the same days, in percent of the mean of ``b``.
+
+    Infinite where the mean of ``b`` is not above 0.
+    """
+    if np.mean(b) <= 0:
+        return Estimate(float("nan"), float("inf"))
+    return rate_difference(a, b, b, b)
+
+
+def rate_difference(
+    count_a: FloatArray, of_a: FloatArray, count_b: FloatArray, of_b: FloatArray
+) -> Estimate:
+    """``sum(count_a) / sum(of_a) - sum(count_b) / sum(of_b)`` over the same days, in percent.
+
+    Such as the share of patients served by one policy, less that of another. The interval is the
+    delta method's for ratios of paired means (Cochran 1977, ch. 6). Infinite where a denominator
+    is not above 0.
+    """
+    residual, total = np.zeros(len(count_a)), 0.0
+    for sign, count, of in ((1.0, count_a, of_a), (-1.0, count_b, of_b)):
+        mean = float(np.mean(of))
+        if not mean > 0:
+            return Estimate(float("nan"), float("inf"))
+        ratio = float(np.mean(count)) / mean
+        residual = residual + sign * (np.asarray(count) - ratio * np.asarray(of)) / mean
+        total += sign * ratio
+    return Estimate(100 * total, 100 * estimate(residual).half_width)

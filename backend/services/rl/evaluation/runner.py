@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -33,6 +33,9 @@ CACHE_VERSION = 1
 LATENCY_DAYS = 2
 """Days of which every decision is timed singly, for policies that play compiled batches."""
 
+Observer = Callable[[Engine, int], Any]
+"""Looks at a finished day (engine, environment); a function of a module, for other processes."""
+
 
 @dataclass
 class DayResults:
@@ -46,6 +49,7 @@ class DayResults:
         fallbacks: Epochs at which the policy had to fall back on something simpler.
         note: Where its numbers come from.
         model_sha: SHA-256 of the trained network that decided, if one did.
+        seen: What ``observe`` returned, one per day; empty where none was asked.
     """
 
     policy: str
@@ -55,7 +59,7 @@ class DayResults:
     fallbacks: int = 0
     note: str = ""
     model_sha: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    seen: list[Any] = field(default_factory=list)
 
     def kpi(self, name: str) -> FloatArray:
         """One KPI of every day, ``(D,)``."""
@@ -174,12 +178,14 @@ def evaluate_policy(
     cached: bool = True,
     data_dir: str | None = None,
     on_day: Any = None,
+    observe: Observer | None = None,
 ) -> DayResults:
     """Play a policy on every day of a book.
 
     Compiled policies play all days at once, and the first `LATENCY_DAYS` again, decision by
     decision, for the latency (and as a check: both ways must agree). Others play day by day,
-    ``jobs`` processes at once; ``rolling`` keeps finished days in the cache.
+    ``jobs`` processes at once; ``rolling`` keeps finished days in the cache, unless ``observe``
+    asks for more of a finished day than the cache holds.
     """
     ask = Ask(name, seed, budget_ms, model, transfer)
     policy = ask.policy(book)
@@ -195,8 +201,9 @@ def evaluate_policy(
             times,
             note=getattr(policy, "note", ""),
             model_sha=getattr(policy, "model_sha", None),
+            seen=[observe(engine, e) for e in range(len(book))] if observe else [],
         )
-    return _play_one_by_one(ask, policy, book, jobs, cached, data_dir, on_day)
+    return _play_one_by_one(ask, policy, book, jobs, cached, data_dir, on_day, observe)
 
 
 def _time_decisions(policy: Policy, book: DayBook, kpis: FloatArray, seed: int) -> FloatArray:
@@ -227,10 +234,13 @@ def _play_one_by_one(
     cached: bool,
     data_dir: str | None,
     on_day: Any,
+    observe: Observer | None,
 ) -> DayResults:
     results: dict[int, dict[str, Any]] = {}
     keys = {row: _key(ask, book, row) for row in range(len(book))}
-    keep = cached and ask.name == "rolling"  # foreign code may change under the same name
+    keep = (
+        cached and ask.name == "rolling" and observe is None
+    )  # foreign code may change under the same name
     for row, key in keys.items():
         found = _read_cache(key) if keep else None
         if found is not None:
@@ -238,7 +248,7 @@ def _play_one_by_one(
             if on_day:
                 on_day()
     missing = [row for row in keys if row not in results]
-    for row, result in _run_all(ask, book, missing, jobs, data_dir):
+    for row, result in _run_all(ask, book, missing, jobs, data_dir, observe):
         results[row] = result
         if keep:
             _write_cache(keys[row], result)
@@ -255,6 +265,7 @@ def _play_one_by_one(
             policy, "note", f"{ask.budget_ms:g} ms per epoch" if ask.name == "rolling" else ""
         ),
         model_sha=getattr(policy, "model_sha", None),
+        seen=[r["seen"] for r in ordered] if observe else [],
     )
 
 
@@ -264,10 +275,11 @@ def _run_all(
     rows: Sequence[int],
     jobs: int,
     data_dir: str | None,
+    observe: Observer | None,
 ) -> Any:
     if jobs <= 1 or len(rows) <= 1:
         for row in rows:
-            yield row, _play_row(ask, book, row)
+            yield row, _play_row(ask, book, row, observe)
         return
     # Spawned, not forked: compiled code and BLAS threads do not survive a fork.
     with ProcessPoolExecutor(min(jobs, len(rows)), mp_context=get_context("spawn")) as pool:
@@ -279,6 +291,7 @@ def _run_all(
                 book.labels[row],
                 book.seeds[row] if book.seeds else None,
                 data_dir,
+                observe,
             ): row
             for row in rows
         }
@@ -292,6 +305,7 @@ def _play_remote(
     label: str,
     day_seed: int | None,
     data_dir: str | None,
+    observe: Observer | None,
 ) -> dict[str, Any]:
     if day_seed is not None:
         book = DayBook(scenario, (label,), seeds=(day_seed,))
@@ -299,10 +313,10 @@ def _play_remote(
         source = open_source(scenario, data_dir)
         assert source is not None
         book = DayBook(scenario, (label,), days=(source.day(label),), source=source)
-    return _play_row(ask, book, 0)
+    return _play_row(ask, book, 0, observe)
 
 
-def _play_row(ask: Ask, book: DayBook, row: int) -> dict[str, Any]:
+def _play_row(ask: Ask, book: DayBook, row: int, observe: Observer | None) -> dict[str, Any]:
     # A fresh policy per day: a day's result must not depend on which days ran before it.
     policy = ask.policy(book)
     engine = book.engine([row])
@@ -312,6 +326,7 @@ def _play_row(ask: Ask, book: DayBook, row: int) -> dict[str, Any]:
         "decision_ms": times,
         "refused": refused,
         "fallbacks": int(getattr(policy, "fallbacks", 0)),
+        "seen": None if observe is None else observe(engine, 0),
     }
 
 
