@@ -75,6 +75,7 @@ def fit_planner(
     start: PlannerValues | None = None,
     journal: Path | None = None,
     on_generation: Callable[[int, float, float], None] | None = None,
+    out_of_time: Callable[[], bool] | None = None,
 ) -> PlannerValues:
     """Fit value terms to a scenario.
 
@@ -87,6 +88,8 @@ def fit_planner(
         journal: Scores of finished generations, to resume from.
         on_generation: Called with the generation, the score of the distribution's mean and that of
             the start, on the generation's days.
+        out_of_time: Asked before each generation that would have to be played; once it says True
+            the fit ends with what it has found so far. The journal stays.
 
     Raises:
         TrainingError: If the journal is damaged or of another fit.
@@ -99,7 +102,7 @@ def fit_planner(
     origin = np.zeros(NUM_TERMS) if start is None else start.array()
     search = CMA(mean=origin, sigma=_SIGMA, population_size=plan.population, seed=plan.seed)
     told = _Journal(journal, scenario, plan, origin)
-    average, averaged = np.zeros(NUM_TERMS), 0
+    average, averaged, played = np.zeros(NUM_TERMS), 0, 0
     with ThreadPoolExecutor(plan.threads) as pool:
         for generation in range(plan.generations):
             labels = (
@@ -110,6 +113,8 @@ def fit_planner(
             points = [search.ask() for _ in range(search.population_size)]
             late = generation >= _LATE * plan.generations
             scores = told.scores(generation)
+            if scores is None and out_of_time is not None and out_of_time():
+                break
             if scores is None:
                 moves = plan.late_moves if late else plan.moves
                 jobs = [
@@ -123,6 +128,7 @@ def fit_planner(
                     raise
                 told.add(generation, scores)
             search.tell([(p, -s) for p, s in zip(points, scores, strict=False)])
+            played += 1
             if late:
                 average += search.mean
                 averaged += 1
@@ -148,6 +154,7 @@ def fit_planner(
             "training_days": [day.label for day in days]
             if days
             else f"seeds 0..{_FIRST_CHECK - 1}",
+            "generations_played": played,
             "check_before": round(before, 3),
             "check_after": round(after, 3),
         },
