@@ -46,9 +46,9 @@ def make_policy(
     """A policy by name, or a foreign one as ``module:Class``.
 
     ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``, or of fitted
-    planner values, or of tuned weights; ``transfer`` admits values that were fitted on another scenario. What a search
-    may spend per epoch can stand behind the name: ``planner@1500`` (moves), ``rolling@50``
-    (milliseconds).
+    planner values, or of tuned weights; ``transfer`` admits values that were fitted on another
+    scenario. What a search may spend per epoch can stand behind the name: ``planner@1500``
+    (moves), ``rolling@50`` (milliseconds).
 
     A foreign class is called with the scenario, and needs ``name`` and ``decide``.
 

@@ -1,4 +1,4 @@
-"""``matching_tuned`` and ``matching_linear_tuned``: the matchers with the weights of a model folder.
+"""``matching_tuned`` and ``matching_linear_tuned``: the matchers with a model folder's weights.
 
 ``matching`` itself takes what is filed under the scenario's name (`baselines.matching_weights`);
 these take the weights of one training, so that both can be played on the same days.

@@ -31,7 +31,7 @@ from services.rl.simulation.types import Day
 
 from .planner_fit import PlannerFit, fit_planner
 
-_MEASURED_DAYS = 2
+_MEASURED_DAYS = 5
 _MEASURED_SEEDS = 800_000  # of the training range: what is measured must not be what judges
 
 
@@ -68,10 +68,13 @@ class World:
         """How long a policy takes to play a day, measured; loading its code is left out."""
         policy: Any = make_policy(name, self.scenario, source=self.source)
         policy.play(self.engine(1))
-        engine = self.engine(_MEASURED_DAYS)
-        begun = time.perf_counter()
-        policy.play(engine)
-        return (time.perf_counter() - begun) / _MEASURED_DAYS
+        spent = []
+        for _ in range(_MEASURED_DAYS):  # one by one: other work on the machine comes in bursts
+            engine = self.engine(1)
+            begun = time.perf_counter()
+            policy.play(engine)
+            spent.append(time.perf_counter() - begun)
+        return float(median(spent))
 
 
 class Stage(Protocol):
@@ -244,13 +247,19 @@ class TrainNetwork:
 
     FEWEST = 250  # vector steps: with fewer the network is its teacher's copy
     TRIAL = 24
+    LEAST_S = 30.0  # in less, not even the trial is worth its time
 
     def plan(self, world: World, seconds: float, folder: Path) -> dict[str, Any] | None:
         """See `Stage`; a short trial training is what measures."""
         from .config import mode_config
 
+        if seconds < self.LEAST_S:
+            return None
         begun = time.perf_counter()
-        start_s, step_s, judge_s = self._measure(world, folder / ".trial")
+        try:
+            start_s, step_s, judge_s = self._measure(world, folder / ".trial", begun + seconds / 2)
+        except _OutOfTimeError:  # such as a first run, which compiles
+            return None
         left = seconds - (time.perf_counter() - begun)
         for mode in ("production", "quick"):
             config = mode_config(mode)
@@ -271,7 +280,7 @@ class TrainNetwork:
                 }
         return None
 
-    def _measure(self, world: World, folder: Path) -> tuple[float, float, float]:
+    def _measure(self, world: World, folder: Path, until: float) -> tuple[float, float, float]:
         """Seconds per taught day, per vector step that learns, and per day judged."""
         from .config import production_config
         from .task import DispatchTask
@@ -289,12 +298,18 @@ class TrainNetwork:
             seed=world.seed,
         )
         ticks: list[float] = []
+
+        def look(*_: Any) -> None:
+            ticks.append(time.perf_counter())
+            if ticks[-1] > until:
+                raise _OutOfTimeError
+
         task = DispatchTask(world.scenario, world.source)
         trainer = Trainer(
             task,
             config,
             folder=folder,
-            on_progress=lambda *_: ticks.append(time.perf_counter()),
+            on_progress=look,
         )
         begun = time.perf_counter()
         try:

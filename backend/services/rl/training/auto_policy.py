@@ -48,6 +48,7 @@ _TRAINED_ON_VALIDATION = 64
 """Sampled validation days on which the network's training keeps its best model: they would
 flatter it, so the choice is made on the days after them."""
 _PLAYING_SHARE = 0.35  # of the time, at most, for playing days of searches
+_MOST_RESERVED, _CHEAP = 0.6, 0.02  # of the time left, when the training begins
 _SPARE = 1.15  # what is measured in seconds is a little more in minutes
 _END_S = 2.0  # files and chart
 
@@ -351,15 +352,27 @@ class _Run:
             if c.stage is not None and self.state.entries[c.name].played is None
         ]  # fmt: skip
         while waiting:
-            candidate, later = waiting[0], waiting[1:]
-            ends = sum(self._playing_s(c) for c in waiting)
-            winners = [
-                c for c in self.candidates if self.state.entries[c.name].status != "not tried"
-            ]
-            free = self.left_s() - ends - self._testing_s(winners)
-            share = candidate.share / sum(c.share for c in waiting)
-            self._train(candidate, share * free)
-            waiting = later
+            dearest = max(waiting, key=self._day_s)
+            own = self._playing_s(dearest)
+            if (
+                self._reserved_s(waiting) > _MOST_RESERVED * self.left_s()
+                and own > _CHEAP * self.left_s()
+            ):  # playing it would leave nobody any time to train
+                self._not_tried(dearest, own)
+                waiting.remove(dearest)
+                continue
+            free = self.left_s() - self._reserved_s(waiting)
+            share = waiting[0].share / sum(c.share for c in waiting)
+            self._train(waiting.pop(0), share * free)
+
+    def _reserved_s(self, waiting: Sequence[Candidate]) -> float:
+        """For playing those who wait, then a winner's test days."""
+        names = {c.name for c in waiting}
+        winners = [
+            c for c in self.candidates
+            if c.name in names or self.state.entries[c.name].played is not None
+        ]  # fmt: skip
+        return sum(self._playing_s(c) for c in waiting) + self._testing_s(winners)
 
     def _train(self, candidate: Candidate, seconds: float) -> None:
         assert candidate.stage is not None
