@@ -129,6 +129,7 @@ class TuneMatching:
                 return {
                     **asdict(plan),
                     "estimate_s": generations * generation + judging,
+                    "judging_s": judging,
                     "words": f"{generations} generations of {population} on {days} days",
                 }
         return None
@@ -138,7 +139,7 @@ class TuneMatching:
         world: World,
         plan: dict[str, Any],
         folder: Path,
-        out_of_time: Callable[[], bool],  # noqa: ARG002 - it has no end but its own
+        out_of_time: Callable[[], bool],
     ) -> None:
         """See `Stage`."""
         weights = tune_matching(
@@ -147,6 +148,7 @@ class TuneMatching:
             policy=self.policy,
             days=world.days,
             source=world.source,
+            out_of_time=out_of_time,
         )
         weights = replace(weights, provenance={**weights.provenance, **world.provenance})
         weights.save(folder / "checkpoints" / "best" / WEIGHTS_FILE[f"{self.policy}_tuned"])
