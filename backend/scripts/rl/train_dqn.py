@@ -1,4 +1,4 @@
-"""Train a policy: a DQN on a scenario or any Gymnasium environment, or the planner's values.
+"""Train a policy: a DQN on a scenario or any Gymnasium environment, the planner's values, or all.
 
 Results go to results/<name>: checkpoints/best is the model to evaluate and to serve.
 """
@@ -14,6 +14,7 @@ from scripts.rl.command import (
     command_parser,
     finite,
     make_folder,
+    positive_float,
     positive_int,
     provenance,
     resuming,
@@ -33,6 +34,7 @@ train_dqn.py --mode production --scenario geneva_overload --name planner
 train_dqn.py --mode production --scenario geneva_overload --name planner --resume
 train_dqn.py --mode production --policy dqn_matching --scenario geneva --name network --seed 1
 train_dqn.py --mode production --scenario geneva --network flat --name flat
+train_dqn.py --policy auto --scenario data/rl/history/mine/scenario.yaml --minutes 30 --name mine
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
 FAILED_CHECK = 1
@@ -46,11 +48,13 @@ def build_parser() -> Parser:
         help="starting point of the configuration (default quick; kaggle is gpu)",
     )  # fmt: skip
     parser.add_argument(
-        "--policy", choices=("dqn_matching", "planner"),
-        help="dqn_matching: the network; planner: the values of the route search. Default: planner "
-        "in production, where it is the best policy measured, unless an option of the networks is "
+        "--policy", choices=("dqn_matching", "planner", "auto"),
+        help="dqn_matching: the network; planner: the values of the route search; auto: every "
+        "candidate within --minutes, the best on validation days is kept. Default: planner in "
+        "production, where it is the best policy measured, unless an option of the networks is "
         "given; else dqn_matching",
     )  # fmt: skip
+    parser.add_argument("--minutes", type=positive_float, help="of --policy auto (default 30)")
     parser.add_argument("--generations", type=positive_int, help="of the planner's evolution")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scenario", help="name or YAML file (default geneva)")
@@ -78,11 +82,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check, train, say what came out and what to do next."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if chosen_policy(arguments) == "planner":
-        from scripts.rl.train_planner import train
+    given = sys.argv[1:] if argv is None else argv
+    policy = chosen_policy(arguments)
+    if policy == "auto":
+        from scripts.rl import train_auto
 
         make_folder(arguments.json and arguments.json.parent)
-        return train(arguments, sys.argv[1:] if argv is None else argv)
+        return train_auto.train(arguments, given)
+    if arguments.minutes is not None:
+        raise UsageError("--minutes belongs to --policy auto")
+    if policy == "planner":
+        from scripts.rl import train_planner
+
+        make_folder(arguments.json and arguments.json.parent)
+        return train_planner.train(arguments, given)
     if arguments.generations is not None:
         raise UsageError("--generations belongs to --policy planner")
     # Torch takes a second to load: not for --help or a mistyped option.

@@ -40,6 +40,7 @@ class CompiledPolicy:
     Attributes:
         name: As on the command line.
         note: Where its numbers come from, for reports.
+        model_sha: SHA-256 of the weights' file, where they are those of a model folder.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class CompiledPolicy:
         hold_back_min: float = DUE_LEAD_MIN,
         seed: int = 0,
         note: str = "",
+        model_sha: str | None = None,
     ) -> None:
         self.name = name
         self.note = note
+        self.model_sha = model_sha
         self._kind = kind
         self._scenario = scenario
         self._source = source

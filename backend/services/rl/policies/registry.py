@@ -17,13 +17,15 @@ POLICIES = (
     "matching",
     "matching_profit",
     "matching_linear",
+    "matching_tuned",
+    "matching_linear_tuned",
     "rolling",
     "rolling_search",
     "planner",
     "dqn",
     "dqn_matching",
 )
-"""Built-in policies; ``dqn`` and ``dqn_matching`` need a model folder.
+"""Built-in policies; ``dqn``, ``dqn_matching`` and the ``_tuned`` ones need a model folder.
 
 ``hindsight`` is a yardstick, not a policy: it sees the future.
 """
@@ -44,9 +46,9 @@ def make_policy(
     """A policy by name, or a foreign one as ``module:Class``.
 
     ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``, or of fitted
-    planner values; ``transfer`` admits values that were fitted on another scenario. What a search
-    may spend per epoch can stand behind the name: ``planner@1500`` (moves), ``rolling@50``
-    (milliseconds).
+    planner values, or of tuned weights; ``transfer`` admits values that were fitted on another
+    scenario. What a search may spend per epoch can stand behind the name: ``planner@1500``
+    (moves), ``rolling@50`` (milliseconds).
 
     A foreign class is called with the scenario, and needs ``name`` and ``decide``.
 
@@ -69,6 +71,10 @@ def make_policy(
         from .edge_policies import linear_policy
 
         return linear_policy(scenario, source)
+    if name in ("matching_tuned", "matching_linear_tuned"):
+        from .tuned_matching import tuned_policy
+
+        return tuned_policy(name, model, scenario, source)
     if name in ("dqn", "dqn_matching"):
         return _learned(name, model, scenario, source)
     if name == "rolling":

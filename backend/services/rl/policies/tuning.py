@@ -148,12 +148,14 @@ def tune_matching(
     days: Sequence[Day] = (),
     source: DaySource | None = None,
     on_generation: Callable[[int, float], None] | None = None,
+    out_of_time: Callable[[], bool] | None = None,
 ) -> MatchingWeights:
     """Fit a matcher's weights and hold-back on training days.
 
     ``days`` are real training days, for a scenario that replays them; otherwise training seeds
     are drawn. The last ``check_days`` seeds of the training range (never used for fitting) decide
-    whether the result is kept: it never falls below the untuned weights.
+    whether the result is kept: it never falls below the untuned weights. Once ``out_of_time`` says
+    True, before a generation, the search ends with what it has found so far.
     """
     rng = np.random.default_rng(plan.seed)
     batch = min(plan.days_per_generation, len(days)) if days else plan.days_per_generation
@@ -163,6 +165,8 @@ def tune_matching(
     start = _encode(untuned.array(), untuned.hold_back_min)
     search = CMA(mean=start, sigma=1.0, population_size=plan.population, seed=plan.seed)
     for generation in range(plan.generations):
+        if out_of_time is not None and out_of_time():
+            break
         labels = (
             rng.choice(len(days), batch, replace=False) if days else rng.integers(0, 900_000, batch)
         )

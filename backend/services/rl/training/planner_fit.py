@@ -108,6 +108,7 @@ def fit_planner(
     start: PlannerValues | None = None,
     journal: Path | None = None,
     on_generation: OnGeneration | None = None,
+    out_of_time: Callable[[], bool] | None = None,
 ) -> PlannerValues:
     """Fit value terms to a scenario.
 
@@ -121,23 +122,29 @@ def fit_planner(
             ``<stem>_busy.jsonl``.
         on_generation: Called with the generation, the score of the distribution's mean and that of
             the stage's start, on the generation's days.
+        out_of_time: Asked before each generation that would have to be played; once it says True
+            the fit ends with what it has found so far. The journal stays.
 
     Raises:
         TrainingError: If the journal is damaged or of another fit.
     """
     origin = np.zeros(NUM_TERMS) if start is None else start.array()
     candidates = {"start": origin}
-    known = 0
+    known = played = 0
     if start is None and plan.busy.generations:
         beside = journal and journal.with_name(f"{journal.stem}_busy{journal.suffix}")
         world = busy_scenario(scenario)
-        origin = _evolved(world, plan, plan.busy, origin, days, source, beside, on_generation, 0)
+        origin, played = _evolved(
+            world, plan, plan.busy, origin, days, source, beside, on_generation, out_of_time, 0
+        )
         candidates["busy"] = origin
         known = plan.busy.generations
-    if plan.own.generations:
-        candidates["own"] = _evolved(
-            scenario, plan, plan.own, origin, days, source, journal, on_generation, known
-        )
+    if plan.own.generations and played == known:  # else time ran out in the first stage
+        candidates["own"], more = _evolved(
+            scenario, plan, plan.own, origin, days, source, journal, on_generation, out_of_time,
+            known,
+        )  # fmt: skip
+        played += more
     checks = np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
     judge: SimpleQueue[Engine] = SimpleQueue()
     judge.put(Engine(scenario, len(checks), days=days or None, source=source))
@@ -158,6 +165,7 @@ def fit_planner(
             "training_days": [day.label for day in days]
             if days
             else f"seeds 0..{_FIRST_CHECK - 1}",
+            "generations_played": played,
             "checked": {name: round(score, 3) for name, score in checked.items()},
             "kept": kept,
         },
@@ -189,9 +197,10 @@ def _evolved(
     source: DaySource | None,
     journal: Path | None,
     on_generation: OnGeneration | None,
+    out_of_time: Callable[[], bool] | None,
     known: int,
-) -> FloatArray:
-    """A stage's answer; ``known`` generations came before it."""
+) -> tuple[FloatArray, int]:
+    """A stage's answer and the generations played; ``known`` generations came before it."""
     rng = np.random.default_rng([plan.seed, known])
     batch = min(stage.days, len(days)) if days else stage.days
     engines: SimpleQueue[Engine] = SimpleQueue()
@@ -201,7 +210,7 @@ def _evolved(
         mean=origin, sigma=stage.sigma, population_size=plan.population, seed=plan.seed + known
     )
     told = _Journal(journal, scenario, plan, origin)
-    average, averaged = np.zeros(NUM_TERMS), 0
+    average, averaged, played = np.zeros(NUM_TERMS), 0, 0
     with ThreadPoolExecutor(plan.threads) as pool:
         for generation in range(stage.generations):
             labels = (
@@ -211,6 +220,8 @@ def _evolved(
             )
             points = [search.ask() for _ in range(search.population_size)]
             scores = told.scores(generation)
+            if scores is None and out_of_time is not None and out_of_time():
+                break
             if scores is None:
                 jobs = [
                     pool.submit(_score, engines, scenario, point, stage.moves, labels)
@@ -223,13 +234,14 @@ def _evolved(
                     raise
                 told.add(generation, scores)
             search.tell([(p, -s) for p, s in zip(points, scores, strict=False)])
+            played += 1
             if generation >= _AVERAGED * stage.generations:
                 average += search.mean
                 averaged += 1
             if on_generation is not None:
                 on_generation(known + generation, scores[-2], scores[-1])
     found: FloatArray = average / averaged if averaged else search.mean
-    return found
+    return found, played
 
 
 def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:

@@ -81,6 +81,7 @@ class Trainer:
         on_progress: Called now and then with steps and a few numbers, for a progress bar.
         on_message: Called with every line of the log.
         provenance: What else the results should say about their origin (commit, command).
+        folder: Where the run goes; default ``results/<experiment>``.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Trainer:
         on_progress: Callable[[int, dict[str, Any]], None] | None = None,
         on_message: Callable[[str], None] | None = None,
         provenance: dict[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         if isinstance(task, str):
             task = load_scenario(task)
@@ -99,7 +101,7 @@ class Trainer:
             task = DispatchTask(task, open_source(task, None))
         require_device(config.device)
         self.task, self.config = task, config
-        self.folder = paths.results_dir() / config.experiment_name
+        self.folder = folder or paths.results_dir() / config.experiment_name
         self.episodes = episodes
         self._on_progress = on_progress
         self._on_message = on_message
