@@ -280,6 +280,7 @@ class Measures:
                         for p, r in known.items()
                         if r is not None
                     },
+                    "asked": [p for p in others if (variant.key, p) in self._plan.series],
                     "planner_minus": {
                         p: compared(planner, other)
                         for p in others

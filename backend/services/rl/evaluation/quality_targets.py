@@ -307,10 +307,12 @@ def _robust(tables: Numbers) -> list[Target]:
     for world in (OVERLOAD, MODERATE):
         rows = [r for r in _of(tables, "robust") or [] if r["base"] == world]
         for rival, text in (("rolling@200", "rolling"), ("matching", "matching")):
-            pairs = [(r["title"], r["planner_minus"].get(rival)) for r in rows]
+            pairs = [
+                (r["title"], r["planner_minus"].get(rival)) for r in rows if rival in r["asked"]
+            ]
             known = [(title, m) for title, p in pairs if (m := _measured(p)) is not None]
             measured = None
-            if known and len(known) == len(rows):
+            if known and len(known) == len(pairs):
                 # Where every interval must lie above 0, first one that does not.
                 title, least = min(
                     known, key=lambda k: (bool(k[1].sure) and world == OVERLOAD, k[1].value)

@@ -107,7 +107,7 @@ def test_nobody_urgent_may_be_failed_more_often():
 
 def disturbed(*gains):
     rows = [
-        {"base": "geneva_overload", "title": str(i),
+        {"base": "geneva_overload", "title": str(i), "asked": ["rolling@200"],
          "planner_minus": {} if g is None else {"rolling@200": pair(*g)}}
         for i, g in enumerate(gains)
     ]  # fmt: skip
