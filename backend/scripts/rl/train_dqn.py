@@ -1,4 +1,4 @@
-"""Train a policy: a DQN on a scenario or any Gymnasium environment, or the planner's values.
+"""Train a policy: a DQN on a scenario or any Gymnasium environment, or values of planner or edges.
 
 Results go to results/<name>: checkpoints/best is the model to evaluate and to serve.
 """
@@ -32,6 +32,7 @@ train_dqn.py --mode production --scenario geneva_overload --name overload --seed
 train_dqn.py --mode production --scenario geneva_overload --name overload --seed 1 --resume
 train_dqn.py --mode production --scenario geneva --network flat --name flat
 train_dqn.py --mode production --scenario geneva_overload --policy planner --name planner
+train_dqn.py --mode production --scenario manhattan_11 --data-dir DIR --policy matching_values
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
 FAILED_CHECK = 1
@@ -45,10 +46,14 @@ def build_parser() -> Parser:
         help="starting point of the configuration (default quick; kaggle is gpu)",
     )  # fmt: skip
     parser.add_argument(
-        "--policy", choices=("dqn_matching", "planner"), default="dqn_matching",
-        help="dqn_matching (default): the network; planner: the values of the route search",
+        "--policy", choices=("dqn_matching", "planner", "matching_values"),
+        default="dqn_matching",
+        help="dqn_matching (default): the network; planner: the values of the route search; "
+        "matching_values: the edge values of the manhattan_* scenarios",
     )  # fmt: skip
-    parser.add_argument("--generations", type=positive_int, help="of the planner's evolution")
+    parser.add_argument(
+        "--generations", type=positive_int, help="of the evolution of planner and matching_values"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scenario", help="name or YAML file (default geneva)")
     where.add_argument("--env", metavar="ID", help="a Gymnasium environment instead")
@@ -80,8 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         make_folder(arguments.json and arguments.json.parent)
         return train(arguments, sys.argv[1:] if argv is None else argv)
+    if arguments.policy == "matching_values":
+        from scripts.rl.train_edges import train as train_values
+
+        make_folder(arguments.json and arguments.json.parent)
+        return train_values(arguments, sys.argv[1:] if argv is None else argv)
     if arguments.generations is not None:
-        raise UsageError("--generations belongs to --policy planner")
+        raise UsageError("--generations belongs to --policy planner and matching_values")
     # Torch takes a second to load: not for --help or a mistyped option.
     from services.rl.training.config import flat_fields, load_config, mode_config, sanity_fields
     from services.rl.training.sanity import run_sanity_checks

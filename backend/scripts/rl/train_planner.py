@@ -18,6 +18,19 @@ _OF_THE_NETWORK = (
 )  # fmt: skip
 
 
+def refuse_network_options(arguments: argparse.Namespace) -> None:
+    """Refuse what belongs to networks, where a policy without one is trained.
+
+    Raises:
+        UsageError: Naming the option.
+    """
+    for option in _OF_THE_NETWORK:
+        if getattr(arguments, option) is not None:
+            raise UsageError(
+                f"--{option} is an option of the networks; --policy {arguments.policy} has none"
+            )
+
+
 def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Fit, and say what came out and what to do next.
 
@@ -31,9 +44,7 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     from services.rl.training.config import TrainingConfig
     from services.rl.training.planner_run import planner_fit_of, train_planner
 
-    for option in _OF_THE_NETWORK:
-        if getattr(arguments, option) is not None:
-            raise UsageError(f"--{option} is an option of the networks; --policy planner has none")
+    refuse_network_options(arguments)
     plan = planner_fit_of(arguments.mode)
     plan = replace(
         plan,

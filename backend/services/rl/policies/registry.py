@@ -17,13 +17,14 @@ POLICIES = (
     "matching",
     "matching_profit",
     "matching_linear",
+    "matching_values",
     "rolling",
     "rolling_search",
     "planner",
     "dqn",
     "dqn_matching",
 )
-"""Built-in policies; ``dqn`` and ``dqn_matching`` need a model folder.
+"""Built-in policies; ``dqn``, ``dqn_matching`` and ``matching_values`` need a model folder.
 
 ``hindsight`` is a yardstick, not a policy: it sees the future.
 """
@@ -44,9 +45,9 @@ def make_policy(
     """A policy by name, or a foreign one as ``module:Class``.
 
     ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``, or of fitted
-    planner values; ``transfer`` admits values that were fitted on another scenario. What a search
-    may spend per epoch can stand behind the name: ``planner@1500`` (moves), ``rolling@50``
-    (milliseconds).
+    values, for ``planner`` and ``matching_values``; ``transfer`` admits values
+    that were fitted on another scenario. What a search may spend per epoch can stand behind the
+    name: ``planner@1500`` (moves), ``rolling@50`` (milliseconds).
 
     A foreign class is called with the scenario, and needs ``name`` and ``decide``.
 
@@ -69,6 +70,10 @@ def make_policy(
         from .edge_policies import linear_policy
 
         return linear_policy(scenario, source)
+    if name == "matching_values":
+        from .edge_values import edge_policy
+
+        return edge_policy(scenario, source, model, transfer=transfer)
     if name in ("dqn", "dqn_matching"):
         return _learned(name, model, scenario, source)
     if name == "rolling":

@@ -45,7 +45,13 @@ COMPILED_FROM = (
 )
 """Modules of this room whose code or constants end up in machine code."""
 
-POLICIES_COMPILED_FROM = ("edge_matching", "kernels", "pair_network", "route_search")
+POLICIES_COMPILED_FROM = (
+    "edge_matching",
+    "kernels",
+    "pair_network",
+    "route_search",
+    "zone_matching",
+)
 """Modules of the policies' room whose compiled functions are compiled into each other."""
 
 _COMMON = {"cache": True, "nogil": True, "error_model": "numpy"}

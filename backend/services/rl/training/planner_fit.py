@@ -1,30 +1,18 @@
 """Evolution of the planner's value terms on whole training days.
 
-CMA-ES (Hansen 2016). Every candidate of a generation plays the same fresh days with the same seeds
-of the search (common random numbers), so that differences are the terms'. The answer is the average
-of the search distribution's means over the last generations: a better estimate under noise than
-any candidate or the last mean. It is kept only if it earns at least as much as the start on other
-days: training seeds that no fit plays. Real days are too few to keep some apart: there the check
-is on all training days.
-
-What is slow is the planner, which runs without the GIL: candidates are spread over threads. The
-scores of finished generations are kept in a file, from which a killed fit goes on: the search
-asks for the same points again.
+Every candidate of a generation plays the same fresh days with the same seeds of the search; see
+`evolution`. The answer is kept only if it earns at least as much as the start on other days:
+training seeds that no fit plays. Real days are too few to keep some apart: there the check is on
+all training days.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
-from cmaes import CMA
 
-from services.rl.errors import TrainingError
 from services.rl.policies.planner import LOOK_AHEAD, SearchPolicy
 from services.rl.policies.planner_values import PlannerValues
 from services.rl.policies.route_search import NUM_TERMS, TERM
@@ -33,8 +21,9 @@ from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import Day, FloatArray, IntArray
 
+from .evolution import LATE, Evolution, Journal, evolve
+
 _FIRST_CHECK = 900_000  # seeds of the training range that are never fitted on
-_LATE = 0.6  # share of the generations after which the search is given more moves
 _SIGMA = 0.5
 _HOT = 4.0
 
@@ -93,45 +82,31 @@ def fit_planner(
     """
     rng = np.random.default_rng(plan.seed)
     batch = min(plan.days, len(days)) if days else plan.days
-    engines: SimpleQueue[Engine] = SimpleQueue()
-    for _ in range(plan.threads):
-        engines.put(Engine(scenario, batch, days=days or None, source=source))
+    labels = [
+        rng.choice(len(days), batch, replace=False)
+        if days
+        else rng.integers(0, _FIRST_CHECK, batch)
+        for _ in range(plan.generations)
+    ]
     origin = np.zeros(NUM_TERMS) if start is None else start.array()
-    search = CMA(mean=origin, sigma=_SIGMA, population_size=plan.population, seed=plan.seed)
-    told = _Journal(journal, scenario, plan, origin)
-    average, averaged = np.zeros(NUM_TERMS), 0
-    with ThreadPoolExecutor(plan.threads) as pool:
-        for generation in range(plan.generations):
-            labels = (
-                rng.choice(len(days), batch, replace=False)
-                if days
-                else rng.integers(0, _FIRST_CHECK, batch)
-            )
-            points = [search.ask() for _ in range(search.population_size)]
-            late = generation >= _LATE * plan.generations
-            scores = told.scores(generation)
-            if scores is None:
-                moves = plan.late_moves if late else plan.moves
-                jobs = [
-                    pool.submit(_score, engines, scenario, point, moves, labels)
-                    for point in [*points, search.mean, origin]
-                ]
-                try:
-                    scores = [job.result() for job in jobs]
-                except BaseException:  # Ctrl-C too: do not play the rest of the generation first
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                told.add(generation, scores)
-            search.tell([(p, -s) for p, s in zip(points, scores, strict=False)])
-            if late:
-                average += search.mean
-                averaged += 1
-            if on_generation is not None:
-                on_generation(generation, scores[-2], scores[-1])
-    found = average / averaged if averaged else search.mean
+
+    def score(engine: Engine, point: FloatArray, generation: int) -> float:
+        late = generation >= LATE * plan.generations
+        moves = plan.late_moves if late else plan.moves
+        return _score(engine, scenario, point, moves, labels[generation])
+
+    fit = {k: v for k, v in asdict(plan).items() if k != "threads"}
+    head = {"fit": fit, "scenario_hash": scenario.sha256, "start": origin.tolist()}
+    found = evolve(
+        Evolution(plan.generations, plan.population, _SIGMA, plan.threads, plan.seed),
+        origin,
+        lambda: Engine(scenario, batch, days=days or None, source=source),
+        score,
+        journal=Journal(journal, head),
+        on_generation=on_generation,
+    )
     checks = np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
-    judge: SimpleQueue[Engine] = SimpleQueue()
-    judge.put(Engine(scenario, len(checks), days=days or None, source=source))
+    judge = Engine(scenario, len(checks), days=days or None, source=source)
     before = _score(judge, scenario, origin, plan.check_moves, checks)
     after = _score(judge, scenario, found, plan.check_moves, checks)
     if after < before:
@@ -144,7 +119,7 @@ def fit_planner(
         scenario=scenario.name,
         scenario_hash=scenario.sha256,
         provenance={
-            **{k: v for k, v in asdict(plan).items() if k != "threads"},
+            **fit,
             "training_days": [day.label for day in days]
             if days
             else f"seeds 0..{_FIRST_CHECK - 1}",
@@ -167,68 +142,9 @@ def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:
 
 
 def _score(
-    engines: "SimpleQueue[Engine]",
-    scenario: Scenario,
-    weights: FloatArray,
-    moves: int,
-    labels: IntArray,
+    engine: Engine, scenario: Scenario, weights: FloatArray, moves: int, labels: IntArray
 ) -> float:
     """Mean reward of a day with these weights."""
-    engine = engines.get()
-    try:
-        engine.start(labels)
-        SearchPolicy("planner", scenario, values=_values(scenario, weights), moves=moves).play(
-            engine
-        )
-        return float(engine.world.totals.sum(axis=1).mean())
-    finally:
-        engines.put(engine)
-
-
-class _Journal:
-    """Scores of finished generations, one JSON line each, under a line that names the fit."""
-
-    def __init__(
-        self, path: Path | None, scenario: Scenario, plan: PlannerFit, origin: FloatArray
-    ) -> None:
-        self._path = path
-        self._scores: dict[int, list[float]] = {}
-        if path is None:
-            return
-        fit = {k: v for k, v in asdict(plan).items() if k != "threads"}
-        head = {"fit": fit, "scenario_hash": scenario.sha256, "start": origin.tolist()}
-        if path.exists():
-            self._read(path, head)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-
-    def _read(self, path: Path, head: dict[str, Any]) -> None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            if json.loads(lines[0]) != json.loads(json.dumps(head)):
-                raise TrainingError(
-                    f"{path} is of a fit with other settings; choose another --name"
-                )
-            for line in lines[1:]:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break  # killed while writing: that generation is played again
-                self._scores[int(entry["generation"])] = [float(s) for s in entry["scores"]]
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise TrainingError(f"{path} cannot be read: {error}") from error
-        whole = [json.dumps(head)] + [
-            json.dumps({"generation": g, "scores": s}) for g, s in self._scores.items()
-        ]
-        path.write_text("\n".join(whole) + "\n", encoding="utf-8")
-
-    def scores(self, generation: int) -> list[float] | None:
-        """Scores of a generation that was played before."""
-        return self._scores.get(generation)
-
-    def add(self, generation: int, scores: list[float]) -> None:
-        """Keep a generation's scores."""
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"generation": generation, "scores": scores}) + "\n")
+    engine.start(labels)
+    SearchPolicy("planner", scenario, values=_values(scenario, weights), moves=moves).play(engine)
+    return float(engine.world.totals.sum(axis=1).mean())
