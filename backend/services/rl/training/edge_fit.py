@@ -193,7 +193,9 @@ def _worth(
 ) -> tuple[FloatArray, FloatArray]:
     """Worth of a free car ``(Z, T)`` and requests a minute by zone ``(Z,)``, averages of days."""
     travel = travel_tables(scenario, source)
-    zones, minutes = len(travel.minutes), int(scenario.rules.horizon_min)
+    rules, zones = scenario.rules, len(travel.minutes)
+    # A car that is free after the last decision still counts: a ride can be queued for it before.
+    minutes = int(rules.horizon_min + rules.window_min + rules.grace_min)
     worth, requests = np.zeros((zones, minutes)), np.zeros(zones)
     for day in days:
         prices = zone_minute_values(day, scenario, travel)[:, :minutes]
@@ -204,7 +206,7 @@ def _worth(
     # Averages of three minutes: a price of one minute is mostly of its own days.
     padded = np.pad(worth, ((0, 0), (1, 1)), mode="edge")
     smooth = (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3.0
-    return smooth, requests / minutes
+    return smooth, requests / rules.horizon_min
 
 
 def _mean_reward(

@@ -94,8 +94,8 @@ def test_worth_falls_to_nothing_towards_the_end_and_demand_is_counted(world):
     _, source = world
     values = fitted(world)
     worth = np.array(values.worth)
-    assert worth.shape == (4, 60) and worth.min() >= 0
-    assert worth[:, :10].mean() > worth[:, -5:].mean()
+    assert worth.shape == (4, 65) and worth.min() >= 0  # rides are queued for free cars until 65
+    assert worth[:, :10].mean() > worth[:, 55:60].mean() > worth[:, 60:].mean() > 0
     days = [source.day(label) for label in values.provenance["worth_dates"]]
     per_minute = np.mean([len(day.bookings) for day in days]) / 60
     assert sum(values.requests) == pytest.approx(per_minute, abs=1e-5)
