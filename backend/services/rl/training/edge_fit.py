@@ -7,6 +7,7 @@ the edges evolve. A clairvoyant's prices are not of the days that the weights ar
 they would know too much.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -151,7 +152,13 @@ def fit_edges(
     rng = np.random.default_rng(plan.seed)
     labels = [rng.choice(len(days.tuning), batch, replace=False) for _ in range(plan.generations)]
     fit = {k: v for k, v in asdict(plan).items() if k != "threads"}
-    head = {"fit": fit, "scenario_hash": scenario.sha256, "start": start.tolist()}
+    head = {
+        "fit": fit,
+        "scenario_hash": scenario.sha256,
+        "start": start.tolist(),
+        "dates": [day.label for day in (*days.tuning, *days.worth)],
+        "worth_sha256": hashlib.sha256(worth.tobytes()).hexdigest(),  # another data folder's differ
+    }
     point = evolve(
         Evolution(plan.generations, plan.population, _SIGMA, plan.threads, plan.seed),
         start[evolving],
