@@ -52,7 +52,7 @@ class EdgeFit:
         seed: Of everything random.
     """
 
-    generations: int = 200
+    generations: int = 120
     population: int = 20
     days: int = 20
     worth_days: int = 40
