@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--transfer", action="store_true",
-        help="admit planner values that were fitted on another scenario",
+        help="admit values (planner, matching_values) fitted on another scenario",
     )  # fmt: skip
     parser.add_argument("--reference", help="policy to compare with (default matching)")
     parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")

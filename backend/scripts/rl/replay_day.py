@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--policies", default="matching,planner", metavar="A,B", help="two names, or module:Class"
     )
     parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="trained network or planner values"
+        "--model", type=Path, metavar="DIR", help="trained network or fitted values"
     )
     parser.add_argument(
-        "--transfer", action="store_true", help="admit planner values of another scenario"
+        "--transfer", action="store_true", help="admit values fitted on another scenario"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default results/replay")
     parser.add_argument("--gif", action="store_true", help="also a film of the whole day")

@@ -1,4 +1,4 @@
-"""Train a policy: a DQN on a scenario or any Gymnasium environment, the planner's values, or all.
+"""Train a policy: the planner's values, a DQN (on any Gymnasium environment too), edge values, all.
 
 Results go to results/<name>: checkpoints/best is the model to evaluate and to serve.
 """
@@ -34,6 +34,7 @@ train_dqn.py --mode production --scenario geneva_overload --name planner
 train_dqn.py --mode production --scenario geneva_overload --name planner --resume
 train_dqn.py --mode production --policy dqn_matching --scenario geneva --name network --seed 1
 train_dqn.py --mode production --scenario geneva --network flat --name flat
+train_dqn.py --mode production --scenario manhattan_11 --data-dir DIR
 train_dqn.py --policy auto --scenario data/rl/history/mine/scenario.yaml --minutes 30 --name mine
 train_dqn.py --env CartPole-v1 --timesteps 50000 --name cartpole
 """
@@ -48,14 +49,17 @@ def build_parser() -> Parser:
         help="starting point of the configuration (default quick; kaggle is gpu)",
     )  # fmt: skip
     parser.add_argument(
-        "--policy", choices=("dqn_matching", "planner", "auto"),
-        help="dqn_matching: the network; planner: the values of the route search; auto: every "
-        "candidate within --minutes, the best on validation days is kept. Default: planner in "
-        "production, where it is the best policy measured, unless an option of the networks is "
-        "given; else dqn_matching",
+        "--policy", choices=("dqn_matching", "planner", "matching_values", "auto"),
+        help="dqn_matching: the network; planner: the values of the route search; "
+        "matching_values: the edge values of the manhattan_* scenarios; auto: every candidate "
+        "within --minutes, the best on validation days is kept. Default: in production planner (or "
+        "matching_values), the best policy measured, unless an option of the networks is given; "
+        "else dqn_matching",
     )  # fmt: skip
     parser.add_argument("--minutes", type=positive_float, help="of --policy auto (default 30)")
-    parser.add_argument("--generations", type=positive_int, help="of the planner's evolution")
+    parser.add_argument(
+        "--generations", type=positive_int, help="of the evolution of planner and matching_values"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scenario", help="name or YAML file (default geneva)")
     where.add_argument("--env", metavar="ID", help="a Gymnasium environment instead")
@@ -96,8 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         make_folder(arguments.json and arguments.json.parent)
         return train_planner.train(arguments, given)
+    if policy == "matching_values":
+        from scripts.rl import train_edges
+
+        make_folder(arguments.json and arguments.json.parent)
+        return train_edges.train(arguments, given)
     if arguments.generations is not None:
-        raise UsageError("--generations belongs to --policy planner")
+        raise UsageError("--generations belongs to --policy planner and matching_values")
     # Torch takes a second to load: not for --help or a mistyped option.
     from services.rl.training.config import flat_fields, load_config, mode_config, sanity_fields
     from services.rl.training.sanity import run_sanity_checks
@@ -195,12 +204,13 @@ def chosen_policy(arguments: argparse.Namespace) -> str:
     of_networks = any(getattr(arguments, option) is not None for option in NETWORK_OPTIONS)
     if arguments.mode != "production" or of_networks or arguments.no_sanity_checks:
         return "dqn_matching"
+    at_once = load_scenario(arguments.scenario or "geneva").rules.decide_once
     _say(
         arguments,
-        "production: fitting the planner, the best policy measured "
-        "(--policy dqn_matching trains the network)",
+        f"production: fitting {'edge values' if at_once else 'the planner'}, the best policy "
+        "measured (--policy dqn_matching trains the network)",
     )
-    return "planner"
+    return "matching_values" if at_once else "planner"
 
 
 def foreign_defaults() -> dict[str, Any]:

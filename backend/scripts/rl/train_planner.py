@@ -19,6 +19,19 @@ NETWORK_OPTIONS = (
 """What the planner has no use for."""
 
 
+def refuse_network_options(arguments: argparse.Namespace) -> None:
+    """Refuse what belongs to networks, where a policy without one is trained.
+
+    Raises:
+        UsageError: Naming the option.
+    """
+    for option in NETWORK_OPTIONS:
+        if getattr(arguments, option) is not None:
+            raise UsageError(
+                f"--{option} is an option of the networks; --policy {arguments.policy} has none"
+            )
+
+
 def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Fit, and say what came out and what to do next.
 
@@ -32,9 +45,7 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     from services.rl.training.config import TrainingConfig
     from services.rl.training.planner_run import planner_fit_of, train_planner
 
-    for option in NETWORK_OPTIONS:
-        if getattr(arguments, option) is not None:
-            raise UsageError(f"--{option} is an option of the networks; --policy planner has none")
+    refuse_network_options(arguments)
     plan = planner_fit_of(arguments.mode)
     plan = replace(plan, seed=arguments.seed or 0)
     if arguments.generations is not None:

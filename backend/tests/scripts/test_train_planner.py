@@ -115,6 +115,7 @@ def test_two_processes_do_not_fit_under_one_name(atmr_home, capsys):
         (["--mode", "production", "--network", "flat"], "dqn_matching"),
         (["--mode", "production", "--timesteps", "1000"], "dqn_matching"),
         (["--mode", "production", "--env", "CartPole-v1"], "dqn_matching"),
+        (["--mode", "production", "--scenario", "manhattan_11"], "matching_values"),
         (["--mode", "quick"], "dqn_matching"),
         (["--mode", "quick", "--policy", "planner"], "planner"),
         (["--mode", "gpu"], "dqn_matching"),

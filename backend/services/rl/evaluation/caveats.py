@@ -70,7 +70,7 @@ def _chosen_by(book: DayBook, split: Split, model: Path) -> list[str]:
     if split is not Split.VALIDATION:
         return []
     if not (settled(model) / MANIFEST).is_file():
-        return []  # planner values: fitted on training days
+        return []  # fitted values: training days alone shaped them
     path = experiment_folder(model) / TRAINING_CONFIG
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

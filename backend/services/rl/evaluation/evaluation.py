@@ -192,8 +192,8 @@ def run_evaluation(
         reference: Compared with; default: the first of matching, nearest, or the first policy.
         seed: Of policies that draw or search.
         budget_ms: Time per epoch of ``rolling``.
-        model: Folder of a trained network, for ``dqn`` and ``dqn_matching``, or of planner values.
-        transfer: Admit planner values that were fitted on another scenario.
+        model: Folder of a trained network, for ``dqn`` and ``dqn_matching``, or of fitted values.
+        transfer: Admit values that were fitted on another scenario.
         hindsight_seconds: Search time per day of the clairvoyant.
         jobs: Processes for policies and days that take seconds.
         cached: Use and fill the cache of expensive days.

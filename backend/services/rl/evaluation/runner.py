@@ -144,7 +144,7 @@ class Ask:
         seed: Of policies that draw or search.
         budget_ms: Time per epoch of ``rolling``.
         model: Folder of a trained network.
-        transfer: Admit planner values that were fitted on another scenario.
+        transfer: Admit values that were fitted on another scenario.
     """
 
     name: str

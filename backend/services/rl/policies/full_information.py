@@ -56,9 +56,22 @@ class _RideArcs:
 
 
 def full_information_bound(
-    day: Day, tables: TravelTables, rules: Rules, weights: RewardWeights
+    day: Day,
+    tables: TravelTables,
+    rules: Rules,
+    weights: RewardWeights,
+    *,
+    method: str = "highs",
 ) -> BoundResult:
     """Solve the programme with HiGHS.
+
+    Args:
+        day: The day.
+        tables: Travel between zones.
+        rules: The scenario's.
+        weights: The scenario's.
+        method: Of `scipy.optimize.linprog`; it decides which of several optimal dual prices are
+            found, not the value.
 
     Raises:
         PolicyError: If travel is not between zones in whole minutes, a booking has no fare or
@@ -93,7 +106,7 @@ def full_information_bound(
         (np.ones(ride.size), (rides.request, ride)), shape=(len(day.bookings), num_columns)
     )
     profit = np.concatenate([rides.profit, np.zeros(idle.size)])
-    return _solve(profit, flow, once, entry, zones)
+    return _solve(profit, flow, once, entry, zones, method)
 
 
 def _check(day: Day, tables: TravelTables) -> None:
@@ -140,7 +153,7 @@ def _ride_arcs(
 
 
 def _solve(
-    profit: FloatArray, flow: csr_array, once: csr_array, entry: FloatArray, zones: int
+    profit: FloatArray, flow: csr_array, once: csr_array, entry: FloatArray, zones: int, method: str
 ) -> BoundResult:
     from scipy.sparse import vstack
 
@@ -150,7 +163,7 @@ def _solve(
         A_ub=vstack([flow, once], format="csr"),
         b_ub=np.concatenate([entry, np.ones(requests)]),
         bounds=(0.0, None),
-        method="highs",
+        method=method,
     )
     if not answer.success:
         raise PolicyError(f"the full-information programme was not solved: {answer.message}")

@@ -19,13 +19,14 @@ POLICIES = (
     "matching_linear",
     "matching_tuned",
     "matching_linear_tuned",
+    "matching_values",
     "rolling",
     "rolling_search",
     "planner",
     "dqn",
     "dqn_matching",
 )
-"""Built-in policies; ``dqn``, ``dqn_matching`` and the ``_tuned`` ones need a model folder.
+"""Built-in policies; networks, ``matching_values`` and the ``_tuned`` ones need a model folder.
 
 ``hindsight`` is a yardstick, not a policy: it sees the future.
 """
@@ -46,9 +47,9 @@ def make_policy(
     """A policy by name, or a foreign one as ``module:Class``.
 
     ``model`` is the folder of a trained network, for ``dqn`` and ``dqn_matching``, or of fitted
-    planner values, or of tuned weights; ``transfer`` admits values that were fitted on another
-    scenario. What a search may spend per epoch can stand behind the name: ``planner@1500``
-    (moves), ``rolling@50`` (milliseconds).
+    values, for ``planner`` and ``matching_values``, or of tuned weights; ``transfer`` admits values
+    that were fitted on another scenario. What a search may spend per epoch can stand behind the
+    name: ``planner@1500`` (moves), ``rolling@50`` (milliseconds).
 
     A foreign class is called with the scenario, and needs ``name`` and ``decide``.
 
@@ -75,6 +76,10 @@ def make_policy(
         from .tuned_matching import tuned_policy
 
         return tuned_policy(name, model, scenario, source)
+    if name == "matching_values":
+        from .edge_values import edge_policy
+
+        return edge_policy(scenario, source, model, transfer=transfer)
     if name in ("dqn", "dqn_matching"):
         return _learned(name, model, scenario, source)
     if name == "rolling":

@@ -53,6 +53,7 @@ POLICIES_COMPILED_FROM = (
     "route_moves",
     "route_problem",
     "route_search",
+    "zone_matching",
 )
 """Modules of the policies' room whose compiled functions are compiled into each other."""
 

@@ -1,30 +1,19 @@
 """Evolution of the planner's value terms on whole training days.
 
-CMA-ES (Hansen 2016). Every candidate of a generation plays the same fresh days with the same seeds
-of the search (common random numbers), so that differences are the terms'. The answer is the average
-of the search distribution's means over the last generations: a better estimate under noise than
-any candidate or the last mean. A fit has two stages, see `PlannerFit`; kept is what earns most
-on other days: training seeds that no fit plays. Real days are too few to keep some apart: there the
-check is on all training days.
-
-What is slow is the planner, which runs without the GIL: candidates are spread over threads. The
-scores of finished generations are kept in a file, from which a killed fit goes on: the search
-asks for the same points again.
+Every candidate of a generation plays the same fresh days with the same seeds of the search; see
+`evolution`. A fit has two stages, see `PlannerFit`; kept is what earns most on other days:
+training seeds that no fit plays. Real days are too few to keep some apart: there the check is on
+all training days.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from cmaes import CMA
 
-from services.rl.errors import TrainingError
 from services.rl.policies.planner import LOOK_AHEAD, SearchPolicy
 from services.rl.policies.planner_values import PlannerValues
 from services.rl.policies.route_clock import NUM_TERMS, TERM
@@ -32,6 +21,8 @@ from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import FittedDemand, Scenario, SyntheticDemand
 from services.rl.simulation.types import Day, FloatArray, IntArray
+
+from .evolution import Evolution, Journal, evolve
 
 _FIRST_CHECK = 900_000  # seeds of the training range that are never fitted on
 _AVERAGED = 0.6  # a stage's answer is the average of the means after this share of its generations
@@ -146,8 +137,7 @@ def fit_planner(
         )  # fmt: skip
         played += more
     checks = np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
-    judge: SimpleQueue[Engine] = SimpleQueue()
-    judge.put(Engine(scenario, len(checks), days=days or None, source=source))
+    judge = Engine(scenario, len(checks), days=days or None, source=source)
     checked = {
         name: _score(judge, scenario, weights, plan.check_moves, checks)
         for name, weights in candidates.items()
@@ -203,45 +193,26 @@ def _evolved(
     """A stage's answer and the generations played; ``known`` generations came before it."""
     rng = np.random.default_rng([plan.seed, known])
     batch = min(stage.days, len(days)) if days else stage.days
-    engines: SimpleQueue[Engine] = SimpleQueue()
-    for _ in range(plan.threads):
-        engines.put(Engine(scenario, batch, days=days or None, source=source))
-    search = CMA(
-        mean=origin, sigma=stage.sigma, population_size=plan.population, seed=plan.seed + known
+    labels = [
+        rng.choice(len(days), batch, replace=False)
+        if days
+        else rng.integers(0, _FIRST_CHECK, batch)
+        for _ in range(stage.generations)
+    ]
+    head = {"fit": _identity(plan), "scenario_hash": scenario.sha256, "start": origin.tolist()}
+    return evolve(
+        Evolution(stage.generations, plan.population, stage.sigma, plan.threads, plan.seed + known),
+        origin,
+        lambda: Engine(scenario, batch, days=days or None, source=source),
+        lambda engine, point, generation: _score(
+            engine, scenario, point, stage.moves, labels[generation]
+        ),
+        journal=Journal(journal, head),
+        on_generation=None
+        if on_generation is None
+        else lambda generation, *scores: on_generation(known + generation, *scores),
+        out_of_time=out_of_time,
     )
-    told = _Journal(journal, scenario, plan, origin)
-    average, averaged, played = np.zeros(NUM_TERMS), 0, 0
-    with ThreadPoolExecutor(plan.threads) as pool:
-        for generation in range(stage.generations):
-            labels = (
-                rng.choice(len(days), batch, replace=False)
-                if days
-                else rng.integers(0, _FIRST_CHECK, batch)
-            )
-            points = [search.ask() for _ in range(search.population_size)]
-            scores = told.scores(generation)
-            if scores is None and out_of_time is not None and out_of_time():
-                break
-            if scores is None:
-                jobs = [
-                    pool.submit(_score, engines, scenario, point, stage.moves, labels)
-                    for point in [*points, search.mean, origin]
-                ]
-                try:
-                    scores = [job.result() for job in jobs]
-                except BaseException:  # Ctrl-C too: do not play the rest of the generation first
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                told.add(generation, scores)
-            search.tell([(p, -s) for p, s in zip(points, scores, strict=False)])
-            played += 1
-            if generation >= _AVERAGED * stage.generations:
-                average += search.mean
-                averaged += 1
-            if on_generation is not None:
-                on_generation(known + generation, scores[-2], scores[-1])
-    found: FloatArray = average / averaged if averaged else search.mean
-    return found, played
 
 
 def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:
@@ -257,67 +228,9 @@ def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:
 
 
 def _score(
-    engines: "SimpleQueue[Engine]",
-    scenario: Scenario,
-    weights: FloatArray,
-    moves: int,
-    labels: IntArray,
+    engine: Engine, scenario: Scenario, weights: FloatArray, moves: int, labels: IntArray
 ) -> float:
     """Mean reward of a day with these weights."""
-    engine = engines.get()
-    try:
-        engine.start(labels)
-        SearchPolicy("planner", scenario, values=_values(scenario, weights), moves=moves).play(
-            engine
-        )
-        return float(engine.world.totals.sum(axis=1).mean())
-    finally:
-        engines.put(engine)
-
-
-class _Journal:
-    """Scores of finished generations, one JSON line each, under a line that names the fit."""
-
-    def __init__(
-        self, path: Path | None, scenario: Scenario, plan: PlannerFit, origin: FloatArray
-    ) -> None:
-        self._path = path
-        self._scores: dict[int, list[float]] = {}
-        if path is None:
-            return
-        head = {"fit": _identity(plan), "scenario_hash": scenario.sha256, "start": origin.tolist()}
-        if path.exists():
-            self._read(path, head)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-
-    def _read(self, path: Path, head: dict[str, Any]) -> None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            if json.loads(lines[0]) != json.loads(json.dumps(head)):
-                raise TrainingError(
-                    f"{path} is of a fit with other settings; choose another --name"
-                )
-            for line in lines[1:]:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break  # killed while writing: that generation is played again
-                self._scores[int(entry["generation"])] = [float(s) for s in entry["scores"]]
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise TrainingError(f"{path} cannot be read: {error}") from error
-        whole = [json.dumps(head)] + [
-            json.dumps({"generation": g, "scores": s}) for g, s in self._scores.items()
-        ]
-        path.write_text("\n".join(whole) + "\n", encoding="utf-8")
-
-    def scores(self, generation: int) -> list[float] | None:
-        """Scores of a generation that was played before."""
-        return self._scores.get(generation)
-
-    def add(self, generation: int, scores: list[float]) -> None:
-        """Keep a generation's scores."""
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"generation": generation, "scores": scores}) + "\n")
+    engine.start(labels)
+    SearchPolicy("planner", scenario, values=_values(scenario, weights), moves=moves).play(engine)
+    return float(engine.world.totals.sum(axis=1).mean())

@@ -1,11 +1,8 @@
-"""A training run of the planner: its modes, its folder, its score on validation days.
+"""A training run of the planner: its modes, and its score on validation days.
 
-The folder is laid out as that of a network: ``training_config.json``, ``checkpoints/best`` (here
-``planner.json``), ``eval/``. A killed run goes on from the evolution's journal,
-``checkpoints/latest/evolution.jsonl``.
+The folder is that of `evolution_run`; the best model is ``planner.json``.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +18,7 @@ from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.scenarios import Scenario, Split
 
-from .checkpoints import disk_reason, forget_run, sole_writer
+from .evolution_run import evolution_run, write_document
 from .planner_fit import PlannerFit, Stage, fit_planner
 
 PLANNER_MODES: dict[str, PlannerFit] = {
@@ -109,63 +106,28 @@ def train_planner(
             under this name, or a file cannot be written.
     """
     begun = time.monotonic()
-    journal = folder / "checkpoints" / "latest" / "evolution.jsonl"
-    if resume and not any(journal.parent.glob("evolution*.jsonl")):
-        raise TrainingError(f"--resume: there is nothing to resume in {folder}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with sole_writer(folder):
-            values = _fit_and_save(
-                scenario, plan, folder, journal, source, resume, start, provenance or {},
-                on_generation,
-            )  # fmt: skip
-            return _judged(scenario, source, values, folder, begun)
-    except OSError as error:
-        where = error.filename or folder
-        raise TrainingError(f"{where} cannot be written: {disk_reason(error)}") from error
-
-
-def _fit_and_save(
-    scenario: Scenario,
-    plan: PlannerFit,
-    folder: Path,
-    journal: Path,
-    source: DaySource | None,
-    resume: bool,
-    start: PlannerValues | None,
-    origin: dict[str, Any],
-    on_generation: Callable[[int, float, float], None] | None,
-) -> PlannerValues:
-    best = folder / "checkpoints" / "best"
-    if not resume:
-        for old in journal.parent.glob("evolution*.jsonl"):
-            old.unlink()
-        forget_run(folder)  # a network's too: its model must not pass for this run's
-    for part in (journal.parent, best):
-        part.mkdir(parents=True, exist_ok=True)
-    _write(
-        folder / "training_config.json",
-        {
-            "policy": "planner",
-            "config": asdict(plan),
-            "scenario": scenario.name,
-            "scenario_hash": scenario.sha256,
-            **origin,
-        },
-    )
-    days = [source.day(label) for label in source.labels(Split.TRAIN)] if source else []
-    values = fit_planner(
-        scenario,
-        plan,
-        days=days,
-        source=source,
-        start=start,
-        journal=journal,
-        on_generation=on_generation,
-    )
-    values = replace(values, provenance={**values.provenance, **origin})
-    values.save(best / VALUES_FILE)
-    return values
+    origin = provenance or {}
+    config = {
+        "policy": "planner",
+        "config": asdict(plan),
+        "scenario": scenario.name,
+        "scenario_hash": scenario.sha256,
+        **origin,
+    }
+    with evolution_run(folder, resume, config) as (journal, best):
+        days = [source.day(label) for label in source.labels(Split.TRAIN)] if source else []
+        values = fit_planner(
+            scenario,
+            plan,
+            days=days,
+            source=source,
+            start=start,
+            journal=journal,
+            on_generation=on_generation,
+        )
+        values = replace(values, provenance={**values.provenance, **origin})
+        values.save(best / VALUES_FILE)
+        return _judged(scenario, source, values, folder, begun)
 
 
 def _judged(
@@ -189,7 +151,7 @@ def _judged(
         over_matching=estimate(own - matching),
         seconds=time.monotonic() - begun,
     )
-    _write(
+    write_document(
         folder / "eval" / "validation.json",
         {
             "days": len(book),
@@ -200,10 +162,3 @@ def _judged(
         },
     )
     return result
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.partial")
-    hidden.write_text(json.dumps(document, indent=2, default=str) + "\n", encoding="utf-8")
-    hidden.replace(path)

@@ -68,7 +68,7 @@ def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
     """With a reward whose best weights are known, found in place of the days' own."""
     best = np.linspace(-2.0, 3.0, NUM_TERMS)
 
-    def score(_engines, _scenario, weights, _moves, labels):
+    def score(_engine, _scenario, weights, _moves, labels):
         return float(100.0 + labels.sum() % 7 - ((weights - best) ** 2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)
@@ -80,7 +80,7 @@ def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
 
 
 def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
-    def score(_engines, _scenario, weights, _moves, _labels):
+    def score(_engine, _scenario, weights, _moves, _labels):
         return float(-(weights**2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)
