@@ -31,7 +31,7 @@ install: $(VENV)/.installed ## Create .venv with what running needs
 
 install-dev: $(VENV)/.installed-dev ## Add what tests and checks need
 
-demo: install ## 90 days of history -> data set -> demand model -> a trained network -> policies compared (a few minutes)
+demo: install ## 90 days of history -> data set -> demand model -> a fitted planner -> policies compared (a few minutes)
 	$(BIN)/python backend/scripts/rl/demo.py
 
 test: install-dev ## Run the tests; they start the servers they need

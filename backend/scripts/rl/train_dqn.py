@@ -60,6 +60,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--generations", type=positive_int, help="of the evolution of planner and matching_values"
     )
+    parser.add_argument(
+        "--repeats",
+        type=positive_int,
+        help="fits of the planner that are averaged; seeds from --seed",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--scenario", help="name or YAML file (default geneva)")
     where.add_argument("--env", metavar="ID", help="a Gymnasium environment instead")
@@ -100,11 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         make_folder(arguments.json and arguments.json.parent)
         return train_planner.train(arguments, given)
-    if policy == "matching_values":
+    if policy == "matching_values" and arguments.repeats is None:
         from scripts.rl import train_edges
 
         make_folder(arguments.json and arguments.json.parent)
         return train_edges.train(arguments, given)
+    if arguments.repeats is not None:
+        raise UsageError("--repeats belongs to --policy planner")
     if arguments.generations is not None:
         raise UsageError("--generations belongs to --policy planner and matching_values")
     # Torch takes a second to load: not for --help or a mistyped option.

@@ -50,13 +50,16 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     plan = replace(plan, seed=arguments.seed or 0)
     if arguments.generations is not None:
         plan = plan.lasting(arguments.generations)
+    if arguments.repeats is not None:
+        plan = replace(plan, repeats=arguments.repeats)
+    generations = plan.generations * plan.repeats
     scenario = load_scenario(arguments.scenario or "geneva")
     source = open_source(scenario, arguments.data_dir)
     stem = Path(arguments.scenario or "geneva").stem
     name = arguments.name or f"{stem}_planner_{arguments.mode}"
     TrainingConfig().changed(experiment_name=name)  # the same names are allowed
     folder = paths.results_dir() / name
-    bar = iter(progress(range(plan.generations), label="generations", quiet=arguments.quiet))
+    bar = iter(progress(range(generations), label="generations", quiet=arguments.quiet))
     try:
         result = train_planner(
             scenario,
@@ -84,7 +87,7 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if not arguments.quiet:
         search, matching = result.over_search, result.over_matching
         print(
-            f"{plan.generations} generations in {result.seconds:.0f} s; validation days: "
+            f"{generations} generations in {result.seconds:.0f} s; validation days: "
             f"{result.score:.1f} reward a day, {search.mean:+.1f} ± {search.half_width:.1f} over "
             f"the same search without values, {matching.mean:+.1f} ± {matching.half_width:.1f} "
             f"over matching"

@@ -93,6 +93,11 @@ def test_a_wrong_argument_is_one_sentence_and_exit_code_2(atmr_home, capsys, arg
     assert not (atmr_home / "results").exists()
 
 
+def test_repeats_belong_to_the_planner(atmr_home, capsys):
+    assert exit_code(main, ["--repeats", "3"]) == 2
+    assert "--repeats belongs to --policy planner" in sentence(capsys)
+
+
 def test_generations_belong_to_the_planner(atmr_home, capsys):
     assert exit_code(main, ["--generations", "3"]) == 2
     assert "--policy planner" in sentence(capsys)

@@ -1,9 +1,9 @@
 """Evolution of the planner's value terms on whole training days.
 
 Every candidate of a generation plays the same fresh days with the same seeds of the search; see
-`evolution`. A fit has two stages, see `PlannerFit`; kept is what earns most on other days:
-training seeds that no fit plays. Real days are too few to keep some apart: there the check is on
-all training days.
+`evolution`. A fit has two stages, see `PlannerFit`; kept is what earns most on other days: training
+seeds that no fit plays. Real days are too few to keep some apart: there the check is on all
+training days. Several fits are averaged: the noise of days sends each another way.
 """
 
 import os
@@ -62,6 +62,7 @@ class PlannerFit:
         check_moves: Of the search then.
         threads: Candidates played at once.
         seed: Of everything random.
+        repeats: Fits, with the seeds from ``seed`` on, whose weights are averaged.
     """
 
     busy: Stage = Stage(generations=24, days=24, moves=700, sigma=0.5)
@@ -71,14 +72,15 @@ class PlannerFit:
     check_moves: int = 6_000
     threads: int = max(1, min(2, os.cpu_count() or 1))
     seed: int = 0
+    repeats: int = 1
 
     @property
     def generations(self) -> int:
-        """Of both stages."""
+        """Of both stages of one fit."""
         return self.busy.generations + self.own.generations
 
     def lasting(self, generations: int) -> "PlannerFit":
-        """The same plan with another number of generations in all, at least one in the second."""
+        """The same plan with another number of generations per fit, one or more in its second."""
         own = max(1, round(generations * self.own.generations / self.generations))
         return replace(
             self,
@@ -109,8 +111,8 @@ def fit_planner(
         days: Real training days, for a scenario that replays them; else training seeds are drawn.
         source: Where real days come from.
         start: Values to start from and to beat, without the first stage; None: none at all.
-        journal: Scores of finished generations, to resume from; the first stage's lie beside it,
-            ``<stem>_busy.jsonl``.
+        journal: Scores of finished generations, to resume from; those of the first stages and of
+            further fits lie beside it, ``<stem>_busy.jsonl``, ``<stem>_1.jsonl``.
         on_generation: Called with the generation, the score of the distribution's mean and that of
             the stage's start, on the generation's days.
         out_of_time: Asked before each generation that would have to be played; once it says True
@@ -119,6 +121,43 @@ def fit_planner(
     Raises:
         TrainingError: If the journal is damaged or of another fit.
     """
+    fits = []
+    for repeat in range(plan.repeats):
+        one = replace(plan, seed=plan.seed + repeat, repeats=1)
+        own_journal = journal
+        if journal is not None and repeat:
+            own_journal = journal.with_name(f"{journal.stem}_{repeat}{journal.suffix}")
+        before = repeat * plan.generations
+
+        def told(generation: int, mean: float, origin: float, before: int = before) -> None:
+            if on_generation is not None:
+                on_generation(before + generation, mean, origin)
+
+        fits.append(_fit_once(scenario, one, days, source, start, own_journal, told, out_of_time))
+        if out_of_time is not None and out_of_time():
+            break
+    if plan.repeats == 1:
+        return fits[0]
+    none = np.zeros(NUM_TERMS) if start is None else start.array()
+    average = np.mean([fit.array() for fit in fits], axis=0)
+    provenance = {
+        "repeats": len(fits),
+        "fits": [fit.provenance for fit in fits],
+        "generations_played": sum(fit.provenance["generations_played"] for fit in fits),
+    }
+    return _best_of(scenario, plan, {"start": none, "average": average}, days, source, provenance)
+
+
+def _fit_once(
+    scenario: Scenario,
+    plan: PlannerFit,
+    days: Sequence[Day],
+    source: DaySource | None,
+    start: PlannerValues | None,
+    journal: Path | None,
+    on_generation: OnGeneration,
+    out_of_time: Callable[[], bool] | None,
+) -> PlannerValues:
     origin = np.zeros(NUM_TERMS) if start is None else start.array()
     candidates = {"start": origin}
     known = played = 0
@@ -136,13 +175,25 @@ def fit_planner(
             known,
         )  # fmt: skip
         played += more
+    return _best_of(scenario, plan, candidates, days, source, {"generations_played": played})
+
+
+def _best_of(
+    scenario: Scenario,
+    plan: PlannerFit,
+    candidates: dict[str, FloatArray],
+    days: Sequence[Day],
+    source: DaySource | None,
+    provenance: dict[str, Any],
+) -> PlannerValues:
+    """What earns most on the days kept for that; the earliest of equals."""
     checks = np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
     judge = Engine(scenario, len(checks), days=days or None, source=source)
     checked = {
         name: _score(judge, scenario, weights, plan.check_moves, checks)
         for name, weights in candidates.items()
     }
-    kept = max(checked, key=lambda name: checked[name])  # the earliest of equals
+    kept = max(checked, key=lambda name: checked[name])
     return PlannerValues(
         terms=TERM,
         weights=tuple(round(float(v), 6) for v in candidates[kept]),
@@ -155,7 +206,7 @@ def fit_planner(
             "training_days": [day.label for day in days]
             if days
             else f"seeds 0..{_FIRST_CHECK - 1}",
-            "generations_played": played,
+            **provenance,
             "checked": {name: round(score, 3) for name, score in checked.items()},
             "kept": kept,
         },
@@ -174,8 +225,8 @@ def busy_scenario(scenario: Scenario) -> Scenario:
 
 
 def _identity(plan: PlannerFit) -> dict[str, Any]:
-    """What makes a fit the same fit: all but the number of threads."""
-    return {k: v for k, v in asdict(plan).items() if k != "threads"}
+    """What makes a fit the same fit: not the number of threads, nor that of other fits."""
+    return {k: v for k, v in asdict(plan).items() if k not in ("threads", "repeats")}
 
 
 def _evolved(

@@ -88,3 +88,18 @@ def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
     assert values.provenance["kept"] == "start"
     assert values.provenance["checked"]["own"] < values.provenance["checked"]["start"]
     assert not any(values.weights)
+
+
+def test_several_fits_are_averaged_and_each_goes_on_from_its_journal(tmp_path, monkeypatch):
+    def score(_engine, _scenario, weights, _moves, labels):
+        return float(labels.sum() % 7 - ((weights - 1.0) ** 2).sum())
+
+    monkeypatch.setattr(planner_fit, "_score", score)
+    first, second = fitted(tmp_path, "a"), fitted(tmp_path, "b", seed=2)
+    both = fitted(tmp_path, "both", repeats=2)
+    expected = (first.array() + second.array()) / 2
+    assert both.array() == pytest.approx(expected, abs=1e-6)
+    assert [fit["seed"] for fit in both.provenance["fits"]] == [1, 2]
+    assert both.provenance["generations_played"] == 2 * TINY.generations
+    (tmp_path / "both_1").unlink()
+    assert fitted(tmp_path, "both", repeats=2) == both
