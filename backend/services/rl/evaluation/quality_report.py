@@ -124,7 +124,8 @@ def text(document: Numbers, images: Sequence[str] = ()) -> str:
         "± : demi-intervalle à 95 % (t de Student sur les jours, différences appariées) ; en "
         "gras : l'intervalle exclut 0. "
         "Plusieurs graines d'entraînement : moyenne des graines jour par jour, et la pire graine à "
-        "côté, avec son propre intervalle.",
+        "côté, avec son propre intervalle. Mondes perturbés et autres flottes : au plus 100 "
+        "jours et deux graines ; autres nombres de mouvements : deux graines.",
         "",
     ]
     sections: list[tuple[str, str | None, Callable[[Any], list[str]]]] = [

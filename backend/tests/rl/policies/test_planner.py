@@ -318,3 +318,12 @@ def test_an_amount_names_the_policy():
 def test_an_impossible_amount_is_refused(name):
     with pytest.raises(PolicyError, match="@"):
         make_policy(name, load_scenario("geneva"))
+
+
+@pytest.mark.parametrize("name", ["geneva", "geneva_overload"])
+def test_shipped_values_are_of_the_scenario_as_it_is(name, atmr_home):
+    """A changed scenario needs a new fit; nobody should have to find out by the refusal."""
+    values, note, _ = planner_values(load_scenario(name))
+    assert note == f"values fitted on {name}"
+    assert np.abs(values.array()).max() > 0.1
+    assert values.provenance["commit"] and "--seed" in values.provenance["command"]
