@@ -35,9 +35,9 @@ PLANNER_MODES: dict[str, PlannerFit] = {
         population=12,
         check_days=50,
     ),
-    "production": PlannerFit(repeats=3),
+    "production": PlannerFit(),
 }
-"""Budgets by mode. Measured on two cores: 400 to 544 s for two single fits at once."""
+"""Budgets by mode. Measured on two cores: 400 to 544 s for two productions at once."""
 
 VALIDATION_DAYS = 64
 """Simulated days on which a finished fit is judged; it is not chosen by them."""
