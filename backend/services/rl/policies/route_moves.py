@@ -54,7 +54,7 @@ def anneal(
     """Improve the plan ``r`` by ``moves`` moves; it ends as the best one seen."""
     jobs = q.jobs
     count, drivers = jobs.row.size, q.fleet.free.size
-    if count == 0 or moves <= 0:
+    if count == 0 or drivers == 0 or moves <= 0:
         return
     present = 0.0
     for d in range(drivers):

@@ -34,6 +34,7 @@ from services.rl.simulation.world import (
     PRIORITY,
     PROMISED,
     SHIFT_END,
+    SHIFT_START,
     TRIP_KM,
     WINDOW_END,
     WORTH,
@@ -186,6 +187,13 @@ def problem_of(
     ``terms`` may be empty: nothing learned counts.
     """
     now, drivers = w.clock[e, NOW], w.drivers.shape[2]
+    # Days with fewer drivers than others beside them are filled up with drivers without a shift:
+    # they must not move the search's draws, or a day would depend on its neighbours.
+    while (
+        drivers > 0
+        and w.drivers[e, SHIFT_END, drivers - 1] <= w.drivers[e, SHIFT_START, drivers - 1]
+    ):
+        drivers -= 1
     learned = terms.size > 0
     used = terms if learned else np.zeros(NUM_TERMS)
     opened = w.counters[e, NUM_OPEN]

@@ -327,3 +327,22 @@ def test_shipped_values_are_of_the_scenario_as_it_is(name, atmr_home):
     assert note == f"values fitted on {name}"
     assert np.abs(values.array()).max() > 0.1
     assert values.provenance["commit"] and "--seed" in values.provenance["command"]
+
+
+def test_a_day_is_played_the_same_beside_one_with_more_drivers():
+    """Days with fewer drivers are filled up with some without a shift: the search ignores them."""
+    scenario = load_scenario("geneva_small").resized(num_drivers=6)
+    drawn = Engine(scenario, 2)
+    drawn.start([1, 2])
+    large, other = drawn.day(0), drawn.day(1)
+    small = dataclasses.replace(other, drivers=other.drivers[:4], label="small")
+    nobody = dataclasses.replace(other, drivers=other.drivers[:0], label="nobody")
+    policy = SearchPolicy("rolling_search", scenario, moves=300)
+    together = Engine(scenario, 3, days=[large, small, nobody])
+    together.start([0, 1, 2])
+    policy.play(together)
+    alone = Engine(scenario, 1, days=[small])
+    alone.start([0])
+    policy.play(alone)
+    assert together.reward_terms(1) == alone.reward_terms(0)
+    assert together.kpis(2)["completed"] == 0.0
