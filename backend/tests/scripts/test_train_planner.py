@@ -20,6 +20,11 @@ BACKEND = Path(__file__).resolve().parents[2]
 SANITY = ["--policy", "planner", "--mode", "sanity", "--scenario", "geneva_small"]
 
 
+def interruptible():
+    """Whoever starts the tests in the background has them, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def train(*arguments):
     return exit_code(main, [*SANITY, *arguments])
 
@@ -45,7 +50,11 @@ def test_an_interrupted_fit_says_how_to_go_on_and_does(atmr_home, capsys):
     arguments = [*SANITY, "--name", "long", "--generations", "100000"]
     program = [sys.executable, str(BACKEND / "scripts" / "rl" / "train_dqn.py"), *arguments]
     child = subprocess.Popen(
-        program, env={**os.environ, "PYTHONPATH": str(BACKEND)}, stderr=subprocess.PIPE, text=True
+        program,
+        env={**os.environ, "PYTHONPATH": str(BACKEND)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,
     )
     journal = atmr_home / "results" / "long" / "checkpoints" / "latest" / "evolution_busy.jsonl"
     until = time.monotonic() + 300
