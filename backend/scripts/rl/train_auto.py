@@ -14,7 +14,7 @@ from services.rl.simulation.scenarios import load_scenario
 
 _OF_OTHERS = (
     "env", "episodes", "timesteps", "device", "config", "network", "teacher", "checkpoint",
-    "generations",
+    "generations", "repeats",
 )  # fmt: skip
 _MINUTES = 30.0
 

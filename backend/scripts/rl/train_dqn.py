@@ -105,13 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         make_folder(arguments.json and arguments.json.parent)
         return train_planner.train(arguments, given)
-    if policy == "matching_values" and arguments.repeats is None:
+    if arguments.repeats is not None:
+        raise UsageError("--repeats belongs to --policy planner")
+    if policy == "matching_values":
         from scripts.rl import train_edges
 
         make_folder(arguments.json and arguments.json.parent)
         return train_edges.train(arguments, given)
-    if arguments.repeats is not None:
-        raise UsageError("--repeats belongs to --policy planner")
     if arguments.generations is not None:
         raise UsageError("--generations belongs to --policy planner and matching_values")
     # Torch takes a second to load: not for --help or a mistyped option.

@@ -59,6 +59,7 @@ def test_an_interruption_prints_the_whole_command(atmr_home, capsys, monkeypatch
         (["--mode", "quick"], "--mode is an option of a single policy"),
         (["--teacher", "matching"], "--teacher is an option of a single policy"),
         (["--generations", "3"], "--generations is an option of a single policy"),
+        (["--repeats", "3"], "--repeats is an option of a single policy"),
         (["--name", "../x"], "experiment_name"),
         (["--resume", "--name", "nobody"], "there is nothing to resume in"),
     ],

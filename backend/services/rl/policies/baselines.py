@@ -12,13 +12,10 @@ A booking is *due* when its promise is at most `DUE_LEAD_MIN` away: committed wo
 reordered, so taking tomorrow's booking now would block the car.
 """
 
-from importlib import resources
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from services.rl import paths
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.host import HostWorld
@@ -28,6 +25,7 @@ from services.rl.simulation.types import DispatchState
 from . import kernels
 from .base import Decision, DecisionSet
 from .tuning import PROFIT, UNTUNED, MatchingWeights
+from .weight_files import filed, names_of
 
 DUE_LEAD_MIN: Final = 20.0
 """The same for both, so that they differ in choice alone: of the leads 5, 10, ... 30 each is within
@@ -119,16 +117,10 @@ def matching_weights(scenario: Scenario) -> tuple[MatchingWeights, str]:
     shipped ones, by the scenario's name, then by the name before the first hyphen (a resized
     scenario is ``geneva-n5-h8``), and at last ``geneva``'s.
     """
-    names = dict.fromkeys([scenario.name, scenario.name.split("-")[0], "geneva"])
-    for name in names:
-        own = paths.data_dir() / "weights" / f"matching_{name}.json"
-        if own.is_file():
-            weights = MatchingWeights.load(own)
-            return weights, _note(weights, scenario)
-        shipped = resources.files(__package__) / "weights" / f"matching_{name}.json"
-        if shipped.is_file():
-            weights = MatchingWeights.load(Path(str(shipped)))
-            return weights, _note(weights, scenario)
+    path = filed("matching", [*names_of(scenario), "geneva"])
+    if path is not None:
+        weights = MatchingWeights.load(path)
+        return weights, _note(weights, scenario)
     return UNTUNED, "untuned weights"
 
 

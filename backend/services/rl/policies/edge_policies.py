@@ -1,12 +1,10 @@
 """Policies that decide on edges: the linear matcher and the trained pair network."""
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from services.rl import paths
 from services.rl.errors import PolicyError
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.edges import EDGE, EDGES_VERSION, NUM_EDGE
@@ -27,6 +25,7 @@ from .edge_matching import (
 from .model_files import MODEL_FILE, read_arrays, read_manifest, trained_as
 from .pair_network import NO_NETWORK, PairWeights, pair_weights
 from .tuning import UNTUNED_LINEAR, MatchingWeights
+from .weight_files import filed, names_of
 
 
 class EdgePolicy:
@@ -109,16 +108,13 @@ def linear_weights(scenario: Scenario) -> tuple[MatchingWeights, str]:
 
     Looked for like those of `matching` (`baselines.matching_weights`).
     """
-    for name in dict.fromkeys([scenario.name, scenario.name.split("-")[0], "geneva"]):
-        own = paths.data_dir() / "weights" / f"matching_linear_{name}.json"
-        shipped = resources.files(__package__) / "weights" / f"matching_linear_{name}.json"
-        for path in (own, Path(str(shipped))):
-            if path.is_file():
-                weights = MatchingWeights.load(path, EDGE)
-                note = f"weights tuned on {weights.scenario}"
-                if weights.scenario_hash != scenario.sha256:
-                    note += " (another scenario, or another version of it)"
-                return weights, note
+    path = filed("matching_linear", [*names_of(scenario), "geneva"])
+    if path is not None:
+        weights = MatchingWeights.load(path, EDGE)
+        note = f"weights tuned on {weights.scenario}"
+        if weights.scenario_hash != scenario.sha256:
+            note += " (another scenario, or another version of it)"
+        return weights, note
     return UNTUNED_LINEAR, "untuned weights"
 
 

@@ -7,13 +7,11 @@ solutions, averaged over training days), the usual demand of each zone, and the 
 
 import json
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from services.rl import paths
 from services.rl.errors import PolicyError
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine, travel_tables
@@ -24,6 +22,7 @@ from services.rl.simulation.types import DispatchState, FloatArray
 
 from .base import Decision, DecisionSet
 from .model_files import file_sha256
+from .weight_files import admitted, names_of, save_json, values_file
 from .zone_matching import (
     EDGE_TERM,
     NUM_EDGE_TERMS,
@@ -90,11 +89,7 @@ class EdgeValues:
 
     def save(self, path: Path) -> None:
         """Write JSON, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        document = {"schema": EDGE_VALUES_SCHEMA, **asdict(self)}
-        temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        save_json(path, {"schema": EDGE_VALUES_SCHEMA, **asdict(self)}, indent=None)
 
     @classmethod
     def load(cls, path: Path) -> "EdgeValues":
@@ -209,40 +204,23 @@ def edge_policy(
 ) -> ZoneMatchingPolicy:
     """`matching_values` with the values of a model folder, or those fitted for the scenario's name.
 
-    The latter are looked for under ``data/rl/weights``, then among the shipped ones.
+    See `weight_files.values_file`.
 
     Raises:
         PolicyError: If the scenario is of another kind, there are no values, or they are damaged,
             or of another scenario and ``transfer`` does not admit them.
     """
     require_zones(scenario)
-    path = _values_file(scenario, model)
-    if path is None:
-        raise PolicyError(
-            f"there are no edge values for scenario {scenario.name!r}: fit them (train_dqn.py "
-            "--policy matching_values) and name them: --model results/<name>/checkpoints/best"
-        )
+    path = values_file(
+        "matching_values",
+        EDGE_VALUES_FILE,
+        names_of(scenario),
+        model,
+        f"there are no edge values for scenario {scenario.name!r}: fit them (train_dqn.py "
+        "--policy matching_values) and name them: --model results/<name>/checkpoints/best",
+    )
     values = EdgeValues.load(path)
-    note = f"values fitted on {values.scenario}"
-    if values.scenario_hash != scenario.sha256:
-        if not transfer:
-            raise PolicyError(
-                f"{path}: the values were fitted on {values.scenario} (or another version of it), "
-                f"not on {scenario.name}: fit them again, or admit them with --transfer"
-            )
-        note += " (another scenario, or another version of it)"
+    note = admitted(path, values.scenario, values.scenario_hash, scenario, transfer=transfer)
     return ZoneMatchingPolicy(
         scenario, values, source=source, note=note, model_sha=file_sha256(path)
     )
-
-
-def _values_file(scenario: Scenario, model: Path | None) -> Path | None:
-    if model is not None and (model / EDGE_VALUES_FILE).is_file():
-        return model / EDGE_VALUES_FILE
-    for name in dict.fromkeys([scenario.name, scenario.name.split("-")[0]]):
-        own = paths.data_dir() / "weights" / f"matching_values_{name}.json"
-        shipped = resources.files(__package__) / "weights" / f"matching_values_{name}.json"
-        for path in (own, Path(str(shipped))):
-            if path.is_file():
-                return path
-    return None

@@ -9,13 +9,11 @@ where much demand is still to come. The weights are learned by evolution on whol
 
 import json
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from services.rl import paths
 from services.rl.errors import PolicyError
 from services.rl.simulation.demand import QUANTILES, DemandModel
 from services.rl.simulation.scenarios import ReplayDemand, Scenario
@@ -23,6 +21,7 @@ from services.rl.simulation.types import FloatArray
 
 from .model_files import file_sha256
 from .route_clock import TERM
+from .weight_files import admitted, names_of, save_json, values_file
 
 VALUES_SCHEMA = 1
 _CELL_KM = 1.0
@@ -146,11 +145,7 @@ class PlannerValues:
 
     def save(self, path: Path) -> None:
         """Write JSON, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        document = {"schema": VALUES_SCHEMA, **asdict(self)}
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        save_json(path, {"schema": VALUES_SCHEMA, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> "PlannerValues":
@@ -184,9 +179,8 @@ def planner_values(
 ) -> tuple[PlannerValues, str, str]:
     """Values for a scenario, a note on where they come from, and their file's SHA-256.
 
-    Those of the model folder, where it has any; else what was fitted for the scenario's name:
-    under ``data/rl/weights``, then among the shipped ones. A resized scenario (``geneva-n5-h8``)
-    finds those of the name before the first hyphen.
+    See `weight_files.values_file`. A resized scenario (``geneva-n5-h8``) finds those of the name
+    before the first hyphen.
 
     Args:
         scenario: The world.
@@ -196,32 +190,14 @@ def planner_values(
     Raises:
         PolicyError: If there are none, or they are damaged, or of another scenario.
     """
-    path = _values_file(scenario, model, transfer)
-    if path is None:
-        raise PolicyError(
-            f"there are no planner values for scenario {scenario.name!r}: fit them (train_dqn.py "
-            "--policy planner), or admit those of another scenario with --transfer"
-        )
+    path = values_file(
+        "planner",
+        VALUES_FILE,
+        [*names_of(scenario), *(["geneva"] if transfer else [])],
+        model,
+        f"there are no planner values for scenario {scenario.name!r}: fit them (train_dqn.py "
+        "--policy planner), or admit those of another scenario with --transfer",
+    )
     values = PlannerValues.load(path)
-    note = f"values fitted on {values.scenario}"
-    if values.scenario_hash != scenario.sha256:
-        if not transfer:
-            raise PolicyError(
-                f"{path}: the values were fitted on {values.scenario} (or another version of it), "
-                f"not on {scenario.name}: fit them again, or admit them with --transfer"
-            )
-        note += " (another scenario, or another version of it)"
+    note = admitted(path, values.scenario, values.scenario_hash, scenario, transfer=transfer)
     return values, note, file_sha256(path)
-
-
-def _values_file(scenario: Scenario, model: Path | None, transfer: bool) -> Path | None:
-    if model is not None and (model / VALUES_FILE).is_file():
-        return model / VALUES_FILE
-    names = [scenario.name, scenario.name.split("-")[0]] + (["geneva"] if transfer else [])
-    for name in dict.fromkeys(names):
-        own = paths.data_dir() / "weights" / f"planner_{name}.json"
-        shipped = resources.files(__package__) / "weights" / f"planner_{name}.json"
-        for path in (own, Path(str(shipped))):
-            if path.is_file():
-                return path
-    return None

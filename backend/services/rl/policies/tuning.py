@@ -24,6 +24,7 @@ from services.rl.simulation.types import Day, FloatArray
 from . import kernels
 from .edge_matching import LINEAR, play_edge_matching
 from .pair_network import NO_NETWORK
+from .weight_files import save_json
 
 WEIGHTS_SCHEMA = 1
 
@@ -54,11 +55,7 @@ class MatchingWeights:
 
     def save(self, path: Path) -> None:
         """Write JSON, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        document = {"schema": WEIGHTS_SCHEMA, **asdict(self)}
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        save_json(path, {"schema": WEIGHTS_SCHEMA, **asdict(self)})
 
     @classmethod
     def load(

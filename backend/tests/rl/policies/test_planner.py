@@ -289,6 +289,16 @@ def test_values_are_refused_elsewhere_unless_transferred(tmp_path, atmr_home):
     assert make_policy("planner@50", other, model=tmp_path, transfer=True).name == "planner@50"
 
 
+def test_a_folder_without_values_is_not_answered_with_the_shipped_ones(tmp_path, atmr_home):
+    """Such as that of a fit that was killed: its name would stand under others' figures."""
+    geneva = load_scenario("geneva")
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(PolicyError, match=r"holds no planner\.json"):
+            planner_values(geneva, folder)
+    (tmp_path / "manifest.json").write_text("{}")  # a network: evaluated beside the planner
+    assert planner_values(geneva, tmp_path)[1] == "shipped values fitted on geneva"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -324,7 +334,7 @@ def test_an_impossible_amount_is_refused(name):
 def test_shipped_values_are_of_the_scenario_as_it_is(name, atmr_home):
     """A changed scenario needs a new fit; nobody should have to find out by the refusal."""
     values, note, _ = planner_values(load_scenario(name))
-    assert note == f"values fitted on {name}"
+    assert note == f"shipped values fitted on {name}"
     assert np.abs(values.array()).max() > 0.1
     assert values.provenance["commit"] and "--seed" in values.provenance["command"]
 
