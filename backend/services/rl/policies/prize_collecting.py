@@ -239,10 +239,14 @@ class _Model:
         """Build it; ``fixed`` (see `_fixed_windows`) replaces the copies by one window each."""
         self._vrp = vrp
         self._problem = problem
-        self._drivers = np.flatnonzero(problem.usable & (problem.work_end >= problem.start_min))
-        self._vehicle = {int(d): v for v, d in enumerate(self._drivers)}
         # PyVRP knows no negative times: count from the first moment that matters.
         self._origin = float(problem.start_min[problem.usable].min())
+        # Less than a whole second left is no time at all.
+        self._drivers = np.array(
+            [d for d in np.flatnonzero(problem.usable).tolist() if np.less_equal(*self._shift(d))],
+            dtype=np.int64,
+        )
+        self._vehicle = {int(d): v for v, d in enumerate(self._drivers)}
         self._sink = len(self._drivers)  # locations: drivers, sink, jobs
         self.job_of_client: list[int] = []
         self._copies: list[list[int]] = [[] for _ in range(problem.num_jobs)]
@@ -265,6 +269,13 @@ class _Model:
 
     def _seconds(self, minute: float) -> float:
         return (minute - self._origin) * SECONDS_PER_MIN
+
+    def _shift(self, driver: int) -> tuple[int, int]:
+        """From when and until when a driver works, in whole seconds."""
+        p = self._problem
+        end = min(self._seconds(float(p.work_end[driver])), _FAR_FUTURE_S)
+        begin = math.ceil(self._seconds(float(p.start_min[driver])) - 1e-6)
+        return begin, math.floor(end + 1e-6)
 
     def _service_s(self, job: int) -> int:
         p = self._problem
@@ -370,13 +381,13 @@ class _Model:
 
     def _vehicle_type(self, vehicle: int) -> Any:
         p, driver = self._problem, self._drivers[vehicle]
-        end = min(self._seconds(float(p.work_end[driver])), _FAR_FUTURE_S)
+        begin, end = self._shift(int(driver))
         return self._vrp.VehicleType(
             capacity=[] if p.max_jobs is None else [int(p.max_jobs[driver])],
             start_depot=vehicle,
             end_depot=self._sink,
-            tw_early=math.ceil(self._seconds(float(p.start_min[driver])) - 1e-6),
-            tw_late=math.floor(end + 1e-6),
+            tw_early=begin,
+            tw_late=end,
             profile=self._profile[vehicle],
         )
 

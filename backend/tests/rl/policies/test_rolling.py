@@ -251,3 +251,17 @@ def test_where_requests_are_decided_once_the_whole_plan_is_committed(tmp_path):
     counts = np.bincount([d.driver for d in rolled.decisions], minlength=3)
     assert rolled.decisions and counts[0] <= 1 and counts[1] == 0 and counts[2] <= 2
     assert all(d.score > 0 for d in rolled.decisions)
+
+
+def test_a_driver_with_less_than_a_second_left_takes_nothing_and_breaks_nothing():
+    """After a breakdown or a delay: whole seconds, as PyVRP counts, make such a shift negative."""
+    day = day_of([booking(114, 5, 6)], [driver(0), driver(0)])
+    scenario = even_scenario()
+    problem = problem_of_state(state_of(day, 100), scenario, scenario_travel(scenario, None))
+    end = problem.start_min[0] + 0.25 / 60.0
+    late = problem.start_min + np.array([0.125 / 60.0, 0.0])
+    problem = dataclasses.replace(
+        problem, start_min=late, work_end=np.array([end, problem.work_end[1]])
+    )
+    found = search_routes(problem, [[], []], Deadline(None, 20), 0, SearchSettings())
+    assert found.routes == [[], [0]]
