@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 
-from models import Base
+from models import HOST_TABLES, Base
 from models.history_reader import described, read_history
 from models.history_writer import parse_url, write_database, write_sqlite
 from services.rl.data.columns import ColumnMapping
@@ -212,7 +212,8 @@ def test_another_schema_is_read_through_a_mapping(url, invented):
 
 
 def test_missing_tables_and_columns_are_named(url, invented):
-    Base.metadata.create_all(engine := create_engine(url))
+    hosts = [Base.metadata.tables[name] for name in HOST_TABLES]
+    Base.metadata.create_all(engine := create_engine(url), tables=hosts)
     engine.dispose()
     with pytest.raises(DataError, match="empty"):
         validate(read_history(url, days=90, until=LONG_AFTER))
