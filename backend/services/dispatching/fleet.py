@@ -1,0 +1,397 @@
+"""What a company's dispatcher knows right now, from its rows: the `DispatchState` and the way back.
+
+Drivers are where their committed work ends, and free when it ends by forecast; forecasts follow
+the simulator's own travel times and its rule that a driver leaves just in time. Patients' names and
+notes are not in the tables' mapping and cannot get here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models import Assignment, Booking, BookingPin, Commitment, Driver, DriverStatus
+from services.rl.simulation.scenarios import Scenario
+from services.rl.simulation.travel import TravelModel, TravelTables, arrive_min, depart_min
+from services.rl.simulation.types import (
+    STATE_BOOKING_DTYPE,
+    STATE_DRIVER_DTYPE,
+    DispatchState,
+    FloatArray,
+)
+
+from .operating_day import OperatingDay
+
+OPEN_STATUSES = ("PENDING", "UNASSIGNED")
+"""Of bookings that wait for a driver."""
+
+IMMEDIATE_LEAD_MIN = 15.0
+"""Asked for less than this before the promise: as soon as possible."""
+
+FRESH_MIN = 10.0
+"""A position older than this says where a driver was, not where they are."""
+
+_DROPOFF_SERVICE_MIN = _PICKUP_SERVICE_MIN = 7.0  # where the booking does not say
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A state, and the rows that its rows stand for.
+
+    Attributes:
+        state: What policies see.
+        day: The operating day.
+        bookings: B, in the state's order.
+        drivers: N, in the state's order.
+        commitments: Unfinished, per driver id, in the order of work.
+        pins: Driver id by booking id.
+        stretched: Ids of bookings that nobody can reach within the grace any more, shown with a
+            window that somebody can: a patient stays on the list until a person says otherwise.
+    """
+
+    state: DispatchState
+    day: OperatingDay
+    bookings: tuple[Booking, ...]
+    drivers: tuple[Driver, ...]
+    commitments: dict[int, list[Commitment]]
+    pins: dict[int, int]
+    stretched: frozenset[int]
+
+
+def read_fleet(
+    session: Session,
+    company_id: int,
+    now: datetime,
+    day: OperatingDay,
+    scenario: Scenario,
+    tables: TravelTables,
+    zone: ZoneInfo,
+) -> Fleet | None:
+    """Read one company's fleet; None if it has no active driver.
+
+    Args:
+        session: Of the database.
+        company_id: Whose rows.
+        now: The present moment.
+        day: The operating day it belongs to.
+        scenario: Gives rules and names the state.
+        tables: Its travel times; by coordinates.
+        zone: Of drivers' shifts.
+    """
+    drivers = tuple(
+        session.scalars(
+            select(Driver)
+            .where(Driver.company_id == company_id, Driver.is_active)
+            .order_by(Driver.id)
+        )
+    )
+    if not drivers:
+        return None
+    horizon = day.instant(scenario.rules.horizon_min)
+    bookings = tuple(
+        session.scalars(
+            select(Booking)
+            .where(
+                Booking.company_id == company_id,
+                Booking.status.in_(OPEN_STATUSES),
+                Booking.cancelled_at.is_(None),
+                Booking.scheduled_time < horizon,
+                Booking.created_at <= now,
+            )
+            .order_by(Booking.id)
+        )
+    )
+    status = {
+        row.driver_id: row
+        for row in session.scalars(
+            select(DriverStatus).where(DriverStatus.company_id == company_id)
+        )
+    }
+    commitments: dict[int, list[Commitment]] = {driver.id: [] for driver in drivers}
+    for row in session.scalars(
+        select(Commitment)
+        .where(Commitment.company_id == company_id)
+        .order_by(Commitment.order_no)
+    ):
+        if row.driver_id in commitments:
+            commitments[row.driver_id].append(row)
+    booked = {row.booking_id for rows in commitments.values() for row in rows}
+    jobs = {
+        row.id: row for row in session.scalars(select(Booking).where(Booking.id.in_(booked)))
+    } if booked else {}
+    pins = {
+        row.booking_id: row.driver_id
+        for row in session.scalars(select(BookingPin).where(BookingPin.company_id == company_id))
+    }
+    served = _served(session, company_id, day)
+    waiting = tuple(booking for booking in bookings if booking.id not in booked)
+    fleet_rows = np.zeros(len(drivers), dtype=STATE_DRIVER_DTYPE)
+    now_min = day.minute(now)
+    for d, driver in enumerate(drivers):
+        fleet_rows[d] = _driver_row(
+            driver,
+            status.get(driver.id),
+            [(row, jobs[row.booking_id]) for row in commitments[driver.id]],
+            served.get(driver.id, (0, 0.0)),
+            now,
+            day,
+            scenario,
+            tables,
+            zone,
+        )
+    rows = np.zeros(len(waiting), dtype=STATE_BOOKING_DTYPE)
+    for b, booking in enumerate(waiting):
+        rows[b] = _booking_row(booking, day, scenario)
+    late = _stretch(rows, fleet_rows, now_min, scenario, tables)
+    state = DispatchState(
+        now_min=now_min,
+        driver_ids=tuple(str(driver.id) for driver in drivers),
+        drivers=fleet_rows,
+        booking_ids=tuple(str(booking.id) for booking in waiting),
+        bookings=rows,
+        scenario=scenario.name,
+        scenario_hash=scenario.sha256,
+        extra={"stretched": [str(waiting[b].id) for b in late]},
+    )
+    return Fleet(
+        state,
+        day,
+        waiting,
+        drivers,
+        commitments,
+        pins,
+        frozenset(waiting[b].id for b in late),
+    )
+
+
+def _booking_row(booking: Booking, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
+    rules = scenario.rules
+    created = day.minute(booking.created_at)
+    promised = max(day.minute(booking.scheduled_time), created)
+    values = {
+        "created_min": created,
+        "promised_min": promised,
+        "window_end_min": promised + rules.window_min,
+        "priority": booking.priority,
+        "wheelchair": booking.wheelchair_need,
+        "immediate": booking.is_urgent or promised - created <= IMMEDIATE_LEAD_MIN,
+        "is_return": booking.is_return,
+        "pickup_lat": booking.pickup_lat,
+        "pickup_lon": booking.pickup_lon,
+        "dropoff_lat": booking.dropoff_lat,
+        "dropoff_lon": booking.dropoff_lon,
+        "pickup_zone": -1,
+        "dropoff_zone": -1,
+        "pickup_service_min": _or(booking.pickup_service_min, _PICKUP_SERVICE_MIN),
+        "dropoff_service_min": _or(booking.dropoff_service_min, _DROPOFF_SERVICE_MIN),
+        "fare": np.nan,
+    }
+    return tuple(values[name] for name in STATE_BOOKING_DTYPE.names or ())
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def shift_of(
+    driver: Driver, status: DriverStatus | None, day: OperatingDay, zone: ZoneInfo
+) -> tuple[float, float]:
+    """Minutes of the operating day from and until which a driver works."""
+    local = day.start.astimezone(zone)
+    begin = datetime.combine(local.date(), driver.shift_start, zone)
+    end = datetime.combine(local.date(), driver.shift_end, zone)
+    if end <= begin:
+        end = datetime.combine(local.date() + timedelta(days=1), driver.shift_end, zone)
+    if status is not None and status.shift_start_at is not None:
+        begin = status.shift_start_at
+    if status is not None and status.shift_end_at is not None:
+        end = status.shift_end_at
+    return day.minute(begin), max(day.minute(begin), day.minute(end))
+
+
+def _driver_row(
+    driver: Driver,
+    status: DriverStatus | None,
+    queue: Sequence[tuple[Commitment, Booking]],
+    served: tuple[int, float],
+    now: datetime,
+    day: OperatingDay,
+    scenario: Scenario,
+    tables: TravelTables,
+    zone: ZoneInfo,
+) -> tuple[object, ...]:
+    now_min = day.minute(now)
+    start, end = shift_of(driver, status, day, zone)
+    base = scenario.place.base
+    lat = base.lat if driver.home_lat is None else driver.home_lat
+    lon = base.lon if driver.home_lon is None else driver.home_lon
+    fresh = False
+    if status is not None and status.lat is not None and status.lon is not None:
+        lat, lon = status.lat, status.lon
+        fresh = (
+            status.position_at is not None
+            and now - status.position_at <= timedelta(minutes=FRESH_MIN)
+        )
+    free = max(start, now_min)
+    busy = served[1]
+    for row, booking in queue:
+        begin, free = forecast(row, booking, (lat, lon) if fresh else None, free, now_min, day,
+                               tables, (lat, lon))  # fmt: skip
+        busy += free - begin
+        lat, lon, fresh = booking.dropoff_lat, booking.dropoff_lon, False
+    # Somebody who said that they are off takes nothing more, whatever the roster says.
+    off = status is not None and not status.on_shift and status.shift_start_at is not None
+    values = {
+        "lat": lat,
+        "lon": lon,
+        "zone": -1,
+        "free_at_min": free,
+        "committed": len(queue),
+        "shift_start_min": start,
+        "shift_end_min": min(end, max(start, now_min)) if off else end,
+        "wheelchair": driver.wheelchair_vehicle,
+        "emergency": driver.driver_type.upper() == "EMERGENCY",
+        "down": status is not None and status.down,
+        "served": served[0],
+        "busy_min": busy,
+    }
+    return tuple(values[name] for name in STATE_DRIVER_DTYPE.names or ())
+
+
+def forecast(
+    row: Commitment,
+    booking: Booking,
+    seen_at: tuple[float, float] | None,
+    free: float,
+    now_min: float,
+    day: OperatingDay,
+    tables: TravelTables,
+    start: tuple[float, float],
+) -> tuple[float, float]:
+    """When a committed job begins to occupy its driver and when it is done, by forecast.
+
+    Args:
+        row: The commitment.
+        booking: Its booking.
+        seen_at: Where the driver was just seen; None: not lately.
+        free: When the driver is free of earlier work.
+        now_min: The present minute.
+        day: The operating day.
+        tables: Travel times.
+        start: Where the driver's earlier work ends.
+    """
+    pickup_service = _or(booking.pickup_service_min, _PICKUP_SERVICE_MIN)
+    dropoff_service = _or(booking.dropoff_service_min, _DROPOFF_SERVICE_MIN)
+    pickup_at = (booking.pickup_lat, booking.pickup_lon)
+    dropoff_at = (booking.dropoff_lat, booking.dropoff_lon)
+    depart = day.minute(row.planned_depart_at)
+    trip_km = km_between(tables, pickup_at, dropoff_at)
+    if row.state == "onboard":
+        begin = min(depart, now_min)
+        if seen_at is None:  # perhaps at the destination already, and helping the patient out
+            return begin, max(now_min, day.minute(row.planned_dropoff_at) + dropoff_service)
+        arrival = arrive_min(tables, now_min, km_between(tables, seen_at, dropoff_at), 0, 0)
+        return begin, arrival + dropoff_service
+    way_km = km_between(tables, seen_at if seen_at is not None else start, pickup_at)
+    promised = day.minute(booking.scheduled_time)
+    if row.state == "driving" or depart <= now_min:
+        begin = min(depart, now_min)
+        if seen_at is not None:
+            arrival = arrive_min(tables, now_min, way_km, 0, 0)
+        else:
+            arrival = max(now_min, day.minute(row.planned_pickup_at))
+    else:
+        begin = free
+        if promised > free:
+            begin = max(free, depart_min(tables, promised, way_km, 0, 0))
+        arrival = arrive_min(tables, begin, way_km, 0, 0)
+    leave = max(arrival, promised) + pickup_service
+    return begin, arrive_min(tables, leave, trip_km, 0, 0) + dropoff_service
+
+
+def km_between(tables: TravelTables, a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Road kilometres between two points (degrees)."""
+    return float(TravelModel(tables).km_matrix([a[0]], [a[1]], [0], [b[0]], [b[1]], [0])[0, 0])
+
+
+def _served(
+    session: Session, company_id: int, day: OperatingDay
+) -> dict[int, tuple[int, float]]:
+    """Bookings completed today and minutes from pickup to the end of the dropoff, per driver.
+
+    The empty way is not in the minutes: the table does not tell when a driver left.
+    """
+    found: dict[int, tuple[int, float]] = {}
+    rows = session.execute(
+        select(
+            Assignment.driver_id,
+            Assignment.actual_pickup_at,
+            Assignment.actual_dropoff_at,
+            Booking.dropoff_service_min,
+        )
+        .join(Booking, Booking.id == Assignment.booking_id)
+        .where(
+            Booking.company_id == company_id,
+            Assignment.status == "COMPLETED",
+            Assignment.actual_dropoff_at >= day.start,
+        )
+    )
+    for driver_id, pickup, dropoff, service in rows:
+        count, minutes = found.get(driver_id, (0, 0.0))
+        if pickup is not None and dropoff is not None:
+            minutes += max(0.0, (dropoff - pickup).total_seconds() / 60.0)
+            minutes += _or(service, _DROPOFF_SERVICE_MIN)
+        found[driver_id] = (count + 1, minutes)
+    return found
+
+
+def earliest_pickups(
+    bookings: np.ndarray, drivers: np.ndarray, now_min: float, tables: TravelTables
+) -> FloatArray:
+    """When each driver could be at each booking at the earliest, ``(N, B)``, by travel alone."""
+    model = TravelModel(tables)
+    zeros_n, zeros_b = np.zeros(len(drivers), np.int64), np.zeros(len(bookings), np.int64)
+    km = model.km_matrix(
+        drivers["lat"], drivers["lon"], zeros_n,
+        bookings["pickup_lat"], bookings["pickup_lon"], zeros_b,
+    )  # fmt: skip
+    leave = np.maximum(now_min, drivers["free_at_min"])
+    arrive = leave[:, None] + model.minutes_matrix(leave, km, zeros_n, zeros_b)
+    return np.maximum(arrive, bookings["promised_min"][None, :])
+
+
+def may_serve(bookings: np.ndarray, drivers: np.ndarray, scenario: Scenario) -> np.ndarray:
+    """``(N, B)`` whether vehicle and driver type fit, whatever the time."""
+    chair = ~bookings["wheelchair"][None, :] | drivers["wheelchair"][:, None]
+    urgent = bookings["priority"] >= scenario.rules.emergency_min_priority
+    kind = ~drivers["emergency"][:, None] | urgent[None, :]
+    fits: np.ndarray = chair & kind & ~drivers["down"][:, None]
+    return fits
+
+
+def _stretch(
+    rows: np.ndarray,
+    drivers: np.ndarray,
+    now_min: float,
+    scenario: Scenario,
+    tables: TravelTables,
+) -> list[int]:
+    """Give overdue bookings a window that can still be met; which ones.
+
+    The simulator writes a booking off when its grace has run out. A patient is still waiting.
+    """
+    if not len(rows):
+        return []
+    at = np.where(
+        may_serve(rows, drivers, scenario), earliest_pickups(rows, drivers, now_min, tables), np.inf
+    ).min(axis=0)
+    last = rows["window_end_min"] + scenario.rules.grace_min
+    overdue = np.flatnonzero((at > last) | (now_min > last))
+    for b in overdue:
+        if np.isfinite(at[b]):
+            rows["window_end_min"][b] = max(rows["window_end_min"][b], at[b])
+    return [int(b) for b in overdue]
