@@ -157,7 +157,11 @@ class PlannerValues:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             schema = raw.pop("schema")
-            values = cls(**{**raw, "terms": tuple(raw["terms"]), "weights": tuple(raw["weights"])})
+            terms, weights = tuple(raw["terms"]), tuple(raw["weights"])
+            if terms == TERM[: len(terms)] and len(terms) == len(weights):
+                # Of an earlier version: a term that it did not know counts nothing.
+                terms, weights = TERM, weights + (0.0,) * (len(TERM) - len(terms))
+            values = cls(**{**raw, "terms": terms, "weights": weights})
             finite = np.isfinite(values.array()).all()
         except FileNotFoundError as error:
             raise PolicyError(f"planner values {path} do not exist") from error

@@ -14,8 +14,11 @@ from services.rl.simulation.travel import arrive_min, depart_min
 from services.rl.simulation.types import BoolArray, FloatArray, IntArray
 
 # Numbers of a job.
-JOB_PROMISED, JOB_WINDOW_END, PICKUP_BY, JOB_P_SERVICE, JOB_D_SERVICE, JOB_TRIP_KM, GAIN = range(7)
-JOB_FLOATS = 7
+(
+    JOB_PROMISED, JOB_WINDOW_END, PICKUP_BY, JOB_P_SERVICE, JOB_D_SERVICE, JOB_TRIP_KM, GAIN,
+    JOB_LATE,
+) = range(8)  # fmt: skip
+JOB_FLOATS = 8
 # Its integers.
 JOB_P_ZONE, JOB_D_ZONE, P_CELL, D_CELL, JOB_WHEELCHAIR = range(5)
 JOB_INTS = 5
@@ -49,13 +52,14 @@ TERM = (
     "free_later",  # hours of work left after the end, capped at 3
     "minute_left",  # price of a driver's minute / 10, times hours of work left, capped at 2
     "spare_van",  # a wheelchair van for a patient who needs none
+    "late_urgent",  # per minute, for priorities 4 and 5: the reward knows no such difference
 )
 NUM_TERMS: Final = len(TERM)
 (
     T_BOOKING, T_PRIORITY, T_PRE_BOOKED, T_PICKUP_DEMAND, T_URGENCY, T_TRIP, T_LATE,
     T_DEADHEAD, T_MINUTE, T_MINUTE_LOAD, T_MINUTE_DEMAND, T_IDLE, T_SLACK, T_FAR,
     T_END_DEMAND, T_END_LATER, T_END_FROM_BASE, T_FREE, T_FREE_LOAD, T_FREE_LATER,
-    T_MINUTE_LEFT, T_SPARE_VAN,
+    T_MINUTE_LEFT, T_SPARE_VAN, T_LATE_URGENT,
 ) = range(NUM_TERMS)  # fmt: skip
 
 
@@ -180,7 +184,7 @@ def visit(
     late = max(0.0, -slack)
     value = (
         jobs.number[j, GAIN]
-        - (s.weights.late + terms[T_LATE]) * late
+        - jobs.number[j, JOB_LATE] * late
         - (s.weights.deadhead + terms[T_DEADHEAD]) * km
     )
     if q.price.size > 0:

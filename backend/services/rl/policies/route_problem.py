@@ -48,6 +48,7 @@ from .route_clock import (
     JOB_D_ZONE,
     JOB_FLOATS,
     JOB_INTS,
+    JOB_LATE,
     JOB_P_SERVICE,
     JOB_P_ZONE,
     JOB_PROMISED,
@@ -59,6 +60,8 @@ from .route_clock import (
     P_CELL,
     PICKUP_BY,
     T_BOOKING,
+    T_LATE,
+    T_LATE_URGENT,
     T_MINUTE,
     T_MINUTE_DEMAND,
     T_MINUTE_LOAD,
@@ -75,6 +78,9 @@ from .route_clock import (
     slot,
 )
 
+FIRST_URGENT = 4
+"""Priorities from this one on are urgent."""
+
 
 @inlined
 def _fill_job(
@@ -90,6 +96,9 @@ def _fill_job(
     number[JOB_D_SERVICE] = w.bookings[e, b, D_SERVICE]
     number[JOB_TRIP_KM] = trip_km
     number[GAIN] = w.bookings[e, b, WORTH] + w.bookings[e, b, LOSS] - s.weights.loaded * trip_km
+    number[JOB_LATE] = s.weights.late + terms[T_LATE]
+    if w.booking_ints[e, b, PRIORITY] >= FIRST_URGENT:
+        number[JOB_LATE] += terms[T_LATE_URGENT]
     integer[JOB_P_ZONE], integer[JOB_D_ZONE] = (
         w.booking_ints[e, b, P_ZONE],
         w.booking_ints[e, b, D_ZONE],

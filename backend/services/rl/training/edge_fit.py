@@ -1,10 +1,11 @@
 """What `matching_values` learns: worth of cars from clairvoyant days, weights by evolution.
 
-Three disjoint parts of the training dates: on the oldest part the result is checked, on the middle
-part clairvoyant solutions give the worth of a free car by zone and minute (the average of their
-dual prices) and the usual demand, on the last part, the scenario's tuning dates, the weights of
-the edges evolve. A clairvoyant's prices are not of the days that the weights are fitted on: there
-they would know too much.
+Three disjoint parts of the training dates: on some the result is checked, on others clairvoyant
+solutions give the worth of a free car by zone and minute (the average of their dual prices) and
+the usual demand, and on the scenario's tuning dates and all that are left the weights of the edges
+evolve: with 120 dates instead of the last 40 they hold better on days they never saw. A
+clairvoyant's prices are not of the days that the weights are fitted on: there they would know too
+much.
 """
 
 import hashlib
@@ -85,14 +86,16 @@ def edge_days(
     Args:
         source: Reads them.
         train: All training dates, in order.
-        tuning: Those that parameters may be chosen on.
-        plan: How many of the others to use.
+        tuning: Those that parameters may be chosen on in any case.
+        plan: How many of the others are for worth and check.
     """
     others = [label for label in train if label not in set(tuning)]
     split = max(0, len(others) - plan.worth_days)
     worth, older = others[split:] or list(tuning), others[:split]
-    check = older[max(0, len(older) - plan.check_days) :] or list(tuning)
-    return EdgeDays(*(tuple(source.day(label) for label in p) for p in (worth, tuning, check)))
+    split = max(0, len(older) - plan.check_days)
+    check, oldest = older[split:] or list(tuning), older[:split]
+    parts = (worth, [*oldest, *tuning], check)
+    return EdgeDays(*(tuple(source.day(label) for label in part) for part in parts))
 
 
 def fit_edges(

@@ -35,12 +35,16 @@ def fitted(world, journal=None, **changes):
     return fit_edges(scenario, plan, days, source=source, journal=journal)
 
 
-def test_every_part_has_days_of_its_own_and_the_last_dates_are_for_tuning(world):
+def test_every_part_has_days_of_its_own_and_no_date_is_left_out(world):
     _, source = world
     train = list(source.labels(Split.TRAIN))
     days = edge_days(source, train, source.tuning_labels(), TINY)
     labels = {part: [day.label for day in each] for part, each in vars(days).items()}
-    assert labels == {"tuning": train[10:], "worth": train[7:10], "check": train[3:7]}
+    assert labels == {
+        "tuning": [*train[:3], *train[10:]],
+        "worth": train[7:10],
+        "check": train[3:7],
+    }
     few = edge_days(source, train[-40:], source.tuning_labels(), TINY)
     for part in vars(few).values():  # too few to keep apart
         assert [day.label for day in part] == train[10:]
