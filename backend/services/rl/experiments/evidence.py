@@ -24,7 +24,7 @@ day: a week is a mixture of seven e-processes, one begun each day (Shin, Ramdas 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -34,7 +34,7 @@ from services.rl.simulation.types import FloatArray
 LOG_ODDS: Final = np.log(np.array([1.4, 2.0, 4.0]))
 STAKES: Final = np.array([0.1, 0.3, 0.6])
 DAYS: Final = 7
-START_WEIGHTS: Final = (0.4, *([0.1] * (DAYS - 1)))
+START_WEIGHTS: Final = np.array([0.4, *([0.1] * (DAYS - 1))])
 """Of the e-processes begun on each day of the week: a candidate that is bad from the start is
 what is feared most."""
 
@@ -60,22 +60,6 @@ class UnitTotal:
     share: float
 
 
-@dataclass
-class _Run:
-    """The evidence since one day's start, and the rates it rests on."""
-
-    log_e: FloatArray  # (3,) one per effect size
-    bad: list[float] = field(default_factory=lambda: [0.0, 0.0])  # other arm, learned arm
-    of: list[float] = field(default_factory=lambda: [0.0, 0.0])
-
-    def rates(self) -> tuple[float, float]:
-        """Rate of the other and of the learned arm; 0 where there was nothing."""
-        return (
-            self.bad[0] / self.of[0] if self.of[0] else 0.0,
-            self.bad[1] / self.of[1] if self.of[1] else 0.0,
-        )
-
-
 @dataclass(frozen=True)
 class Finding:
     """What the evidence says now.
@@ -94,25 +78,25 @@ class Finding:
 
 
 class _Week:
-    """Runs begun on the days of a week, and their mixture."""
+    """E-processes begun on the days of a week, and the rates that each rests on."""
 
     def __init__(self) -> None:
-        self.runs: list[_Run] = []
+        self._log_e = np.zeros((DAYS, len(LOG_ODDS)))  # a day still to come has evidence 1
+        self._bad = np.zeros((DAYS, 2))  # other arm, learned arm; since that day
+        self._of = np.zeros((DAYS, 2))
 
-    def begin(self, day: int) -> None:
-        """Runs of all days up to ``day`` (0..6) exist."""
-        while len(self.runs) <= day:
-            self.runs.append(_Run(np.zeros(3)))
+    def add(self, day: int, gain: FloatArray, bad: FloatArray, of: FloatArray) -> None:
+        """Take in one block, on a day (0..6): gains ``(3,)``, counts of both arms ``(2,)``."""
+        self._log_e[: day + 1] += gain
+        self._bad[: day + 1] += bad
+        self._of[: day + 1] += of
 
-    def mixture(self) -> tuple[float, _Run | None]:
-        """The week's e-value (runs still to begin count 1), and the run that says most."""
-        values = [
-            weight * float(np.exp(np.minimum(run.log_e, 600.0)).mean())
-            for weight, run in zip(START_WEIGHTS, self.runs, strict=False)
-        ]
-        total = sum(values) + sum(START_WEIGHTS[len(values) :])
-        best = int(np.argmax(values)) if values else None
-        return total, None if best is None else self.runs[best]
+    def finding(self) -> tuple[float, FloatArray, float]:
+        """The week's e-value; the two rates and the learned arm's count since the telling day."""
+        values = START_WEIGHTS * np.exp(np.minimum(self._log_e, 600.0)).mean(axis=1)
+        best = int(values.argmax())
+        rates = self._bad[best] / np.maximum(1.0, self._of[best])
+        return float(values.sum()), rates, float(self._of[best, 1])
 
 
 class ArmComparison:
@@ -132,7 +116,6 @@ class ArmComparison:
 
     def weigh(self, units: Sequence[UnitTotal], day: int) -> None:
         """Take in the units that closed in one block, on a day (0..6) of the week."""
-        self._week.begin(day)
         if not units:
             return
         bad = np.array([u.bad for u in units])
@@ -146,11 +129,8 @@ class ArmComparison:
         residual = bad - rate * of
         dispersion = max(1.0, self._square / self._variance)
         gain = _log_factors(residual, learned, share, LOG_ODDS / dispersion).sum(axis=1)
-        for run in self._week.runs:
-            run.log_e = run.log_e + gain
-            for arm in (0, 1):
-                run.bad[arm] += float(bad[learned == arm].sum())
-                run.of[arm] += float(of[learned == arm].sum())
+        by_arm = np.stack([1.0 - learned, learned])
+        self._week.add(day, gain, by_arm @ bad, by_arm @ of)
         self._bad += float(bad.sum())
         self._of += float(of.sum())
         self._square += float((residual**2).sum())
@@ -158,11 +138,8 @@ class ArmComparison:
 
     def finding(self) -> Finding:
         """The evidence now."""
-        e_value, run = self._week.mixture()
-        if run is None:
-            return Finding(1.0, 0.0, 0.0, 0.0)
-        other, rate = run.rates()
-        return Finding(e_value, rate, other, run.of[1])
+        e_value, rates, count = self._week.finding()
+        return Finding(e_value, float(rates[1]), float(rates[0]), count)
 
 
 def _log_factors(
@@ -209,18 +186,12 @@ class RateCeiling:
 
     def weigh(self, bad: float, of: float, day: int) -> None:
         """Take in one block with ``bad`` of ``of`` events, on a day (0..6) of the week."""
-        self._week.begin(day)
         if not of:
             return
         gain = np.log1p(STAKES / self.ceiling * (bad / of - self.ceiling))
-        for run in self._week.runs:
-            run.log_e = run.log_e + gain
-            run.bad[1] += bad
-            run.of[1] += of
+        self._week.add(day, gain, np.array([0.0, bad]), np.array([0.0, of]))
 
     def finding(self) -> Finding:
         """The evidence now; ``other`` is the ceiling."""
-        e_value, run = self._week.mixture()
-        if run is None:
-            return Finding(1.0, 0.0, self.ceiling, 0.0)
-        return Finding(e_value, run.rates()[1], self.ceiling, run.of[1])
+        e_value, rates, count = self._week.finding()
+        return Finding(e_value, float(rates[1]), self.ceiling, count)
