@@ -122,7 +122,6 @@ class ABDispatcher:
         self._scenario = scenario
         self._source = source
         self._clock = clock
-        self._base = (scenario.place.base.lat, scenario.place.base.lon)
         self._local = threading.local()
 
     # --- the two questions -----------------------------------------------------------------------
@@ -247,7 +246,7 @@ class ABDispatcher:
     ) -> str:
         zone = ""
         if config.unit == UnitKind.SWITCHBACK:
-            zone = booking_zone(state, row, self._base, config.zone_km)
+            zone = booking_zone(state, row, self._scenario, config.zone_km)
         return unit_of(
             config, booking_id=state.booking_ids[row], company_id=company_id, zone=zone, at=at
         )

@@ -84,9 +84,11 @@ class _Week:
         self._log_e = np.zeros((DAYS, len(LOG_ODDS)))  # a day still to come has evidence 1
         self._bad = np.zeros((DAYS, 2))  # other arm, learned arm; since that day
         self._of = np.zeros((DAYS, 2))
+        self._begun = 1
 
     def add(self, day: int, gain: FloatArray, bad: FloatArray, of: FloatArray) -> None:
         """Take in one block, on a day (0..6): gains ``(3,)``, counts of both arms ``(2,)``."""
+        self._begun = max(self._begun, day + 1)
         self._log_e[: day + 1] += gain
         self._bad[: day + 1] += bad
         self._of[: day + 1] += of
@@ -94,7 +96,7 @@ class _Week:
     def finding(self) -> tuple[float, FloatArray, float]:
         """The week's e-value; the two rates and the learned arm's count since the telling day."""
         values = START_WEIGHTS * np.exp(np.minimum(self._log_e, 600.0)).mean(axis=1)
-        best = int(values.argmax())
+        best = int(values[: self._begun].argmax())
         rates = self._bad[best] / np.maximum(1.0, self._of[best])
         return float(values.sum()), rates, float(self._of[best, 1])
 
@@ -162,13 +164,14 @@ def standing_evidence(units: Sequence[UnitTotal]) -> Finding:
     of = np.array([u.bookings for u in units])
     share = np.array([u.share for u in units])
     learned = np.array([u.learned for u in units], dtype=bool)
-    if not of.sum() or not learned.any() or learned.all():
+    if not of.sum():
         return Finding(1.0, 0.0, 0.0, 0.0)
     rate = min(max(bad.sum() / of.sum(), _LOWEST_RATE), 1.0 - _LOWEST_RATE)
     residual = bad - rate * of
     dispersion = max(1.0, float((residual**2).sum() / (of * rate * (1.0 - rate)).sum()))
     gains = _log_factors(residual, learned.astype(float), share, LOG_ODDS / dispersion)
     e_value = float(np.exp(np.minimum(gains.sum(axis=1), 600.0)).mean())
+    # Even where chance gave all companies one arm, the e-value stands: its mean is over all draws.
     rates = [float(bad[g].sum() / max(1.0, of[g].sum())) for g in (learned, ~learned)]
     return Finding(e_value, rates[0], rates[1], float(of[learned].sum()))
 

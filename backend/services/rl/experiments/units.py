@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from services.rl.simulation.scenarios import MatrixTravel, Scenario
 from services.rl.simulation.types import DispatchState
 
 from .config import (
@@ -170,9 +171,13 @@ def grid_zone(lat: float, lon: float, base: tuple[float, float], zone_km: float)
     return f"{int(np.floor(north / zone_km + 0.5))}.{int(np.floor(east / zone_km + 0.5))}"
 
 
-def booking_zone(state: DispatchState, row: int, base: tuple[float, float], zone_km: float) -> str:
-    """Zone of a booking's pickup: the scenario's own, or the grid's."""
+def booking_zone(state: DispatchState, row: int, scenario: Scenario, zone_km: float) -> str:
+    """Zone of a booking's pickup: the scenario's own where it travels by zones, or the grid's.
+
+    The column alone does not say: where travel is by coordinates it may hold -1 or 0.
+    """
     booking: Any = state.bookings[row]
-    if int(booking["pickup_zone"]) >= 0:
+    if isinstance(scenario.travel, MatrixTravel):
         return str(int(booking["pickup_zone"]))
+    base = (scenario.place.base.lat, scenario.place.base.lon)
     return grid_zone(float(booking["pickup_lat"]), float(booking["pickup_lon"]), base, zone_km)
