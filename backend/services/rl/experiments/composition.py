@@ -85,6 +85,11 @@ def compose(
         lists = {
             arm: _own(world, now, rows, answer, arm, wanted) for arm, answer in answers.items()
         }
+        if number == 1 and len(answers) == 1 and len(wanted) == len(rows):
+            wishes = next(iter(lists.values()))
+            placed += [Placed(wanted[w.decision.booking], w.decision, 1) for w in wishes]
+            lost: list[int] = []
+            break
         stood, lost = _merge(world, now, rows, lists, draw)
         placed += [Placed(wanted[d.booking], d, number) for d in stood]
         if not lost or number == ROUNDS:

@@ -12,7 +12,7 @@ from services.rl.simulation.compiled import allocating
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.host import HostWorld
 from services.rl.simulation.memory import Buffer, unpack
-from services.rl.simulation.pairs import can_commit, find_open
+from services.rl.simulation.pairs import _refresh_pair, can_commit, find_open
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import DispatchState, FloatArray, IntArray
 from services.rl.simulation.world import NUM_OPEN
@@ -22,14 +22,23 @@ _FEATURES = len(PAIR_FEATURES)
 
 @allocating
 def _forecast(m: Buffer, x: IntArray, b: int, late: FloatArray, travel: FloatArray) -> None:
-    """Minutes late and of deadhead for each driver who may take booking b now; inf for others."""
+    """Minutes late and of deadhead for each driver who may take booking b now; inf for others.
+
+    A booking that is committed already is looked at as if it were open as well: it borrows the
+    row and the pair column behind the open ones, which are scratch.
+    """
     w, s, _out = unpack(m, x)  # type: ignore[no-untyped-call]
     features = np.empty(_FEATURES)
+    count = w.counters[0, NUM_OPEN]
     i = find_open(w, 0, b)
+    if i == count:
+        w.open_rows[0, i] = b
+        for d in range(late.size):
+            _refresh_pair(w, s.travel, s.rules, 0, d, b, w.open_columns[0, i])
     for d in range(late.size):
         late[d] = np.inf
         travel[d] = np.inf
-        if i < w.counters[0, NUM_OPEN] and can_commit(w, s.rules, 0, d, w.open_columns[0, i]):
+        if can_commit(w, s.rules, 0, d, w.open_columns[0, i]):
             pair_features(w, s, 0, d, i, features)  # type: ignore[no-untyped-call,unused-ignore]
             travel[d] = features[1] * 10.0
             late[d] = features[2] * 10.0
@@ -43,6 +52,9 @@ class EpochWorld:
         self._state: DispatchState | None = None
         self._late = np.empty(0)
         self._travel = np.empty(0)
+        self._known: list[
+            tuple[DispatchState, Iterable[Decision], tuple[dict[int, float], list[int]]]
+        ] = []
 
     def load(self, state: DispatchState) -> None:
         """Begin at a state with nothing committed yet.
@@ -78,7 +90,22 @@ class EpochWorld:
     def lateness(
         self, state: DispatchState, decisions: Iterable[Decision]
     ) -> tuple[dict[int, float], list[int]]:
-        """Commit all assignments in their order: planned minutes late by row, and refused rows."""
+        """Commit all assignments in their order: planned minutes late by row, and refused rows.
+
+        What was asked a moment ago is remembered: loading a city's state takes milliseconds. The
+        world then need not hold these commitments; `committed` makes sure.
+        """
+        for known_state, known, found in self._known:
+            if known_state is state and known is decisions:
+                return found
+        found = self.committed(state, decisions)
+        self._known = [(state, decisions, found), *self._known[:3]]
+        return found
+
+    def committed(
+        self, state: DispatchState, decisions: Iterable[Decision]
+    ) -> tuple[dict[int, float], list[int]]:
+        """The same as `lateness`; the world holds the commitments afterwards."""
         self.load(state)
         late: dict[int, float] = {}
         refused = []

@@ -2,8 +2,9 @@
 
 Per booking, after planning: with probability ε the driver is drawn uniformly among k ≤ 5
 candidates, the planned one among them. A candidate may take the booking behind everything planned
-at this epoch, without any booking's predicted lateness rising by more than 3 minutes. Bookings of
-priority 4 and 5 are never explored, deferrals neither. So the planned driver has the propensity
+at this epoch, without its predicted lateness rising by more than 3 minutes. Never explored are
+bookings of priority 4 and 5, deferrals, and a booking behind which this epoch has put another in
+the same driver's queue: so nobody else's plan changes. So the planned driver has the propensity
 1 − ε + ε/k and each other candidate ε/k, exactly; bookings are taken in the canonical order, and
 a propensity is conditional on what was drawn for the bookings before.
 """
@@ -11,6 +12,8 @@ a propensity is conditional on what was drawn for the bookings before.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from services.rl.policies.base import Decision
 from services.rl.simulation.types import DispatchState
@@ -79,40 +82,31 @@ def explore(
     """
     plan = list(planned)
     choices: dict[int, Choice] = {}
-    late, _refused = world.lateness(state, plan)
+    late, _refused = world.committed(state, plan)
     for decision in planned:
         row, driver = decision.booking, decision.driver
         assert driver is not None
-        candidates = (driver, *_others(world, state, plan, late, row, driver, epsilon))
+        candidates = [driver]
+        last = next(d.booking for d in reversed(plan) if d.driver == driver) == row
+        urgent = int(state.bookings["priority"][row]) >= NEVER_FROM_PRIORITY
+        if epsilon > 0.0 and last and not urgent:
+            candidates += _others(world, late[row], row, driver)
         taken, propensity = drawn(candidates, epsilon, draw(row))
-        choices[row] = Choice(row, taken, candidates, propensity)
+        choices[row] = Choice(row, taken, tuple(candidates), propensity)
         if taken != driver:
             # Behind everything planned: the place its candidate was tried at.
             plan = [d for d in plan if d.booking != row]
             plan.append(Decision(row, taken))
-            late, _refused = world.lateness(state, plan)
+            late, _refused = world.committed(state, plan)
     return [d.booking for d in plan], choices
 
 
-def _others(
-    world: EpochWorld,
-    state: DispatchState,
-    plan: Sequence[Decision],
-    late: dict[int, float],
-    row: int,
-    driver: int,
-    epsilon: float,
-) -> list[int]:
+def _others(world: EpochWorld, late_min: float, row: int, driver: int) -> list[int]:
     """Candidates beside the planned driver, the least late and nearest first."""
-    if epsilon <= 0.0 or int(state.bookings["priority"][row]) >= NEVER_FROM_PRIORITY:
-        return []
-    without, refused = world.lateness(state, [d for d in plan if d.booking != row])
-    if refused or any(without[b] > late[b] + MOST_LATER_MIN for b in without):
-        return []
     later, travel = world.forecast(row)
     order = sorted(
         (float(later[d]), float(travel[d]), d)
-        for d in range(len(later))
-        if d != driver and later[d] <= late[row] + MOST_LATER_MIN
+        for d in np.flatnonzero(later <= late_min + MOST_LATER_MIN).tolist()
+        if d != driver
     )
     return [d for _, _, d in order[: MOST_CANDIDATES - 1]]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.rl.policies.base import Decision
 from services.rl.simulation.types import DispatchState
@@ -15,9 +15,10 @@ from .exploration import Choice
 from .units import UnitArm, draw
 
 
-@dataclass(frozen=True)
-class Routed:
+class Routed(NamedTuple):
     """One booking's fate, with all that a log needs to learn from it later.
+
+    A named tuple, because a city has hundreds of them per epoch.
 
     Attributes:
         booking_id: As in the state.
@@ -120,61 +121,63 @@ def routed(
     """What became of each booking asked for: assignments in ``order``, then deferrals."""
     placed = {p.decision.booking: p for p in composition.placed}
     result = []
-    for row in (*order, *(row for row in epoch.rows if row not in placed)):
-        arm = epoch.arm(row)
-        base = _plain(epoch, row, arm, answers[arm])
-        if row not in placed:
-            conflict = row in composition.lost
-            result.append(replace(base, rounds=0, conflict=conflict))
-            continue
-        decision, choice = placed[row].decision, choices.get(row)
+    for row in order:
+        decision, choice, k, explored = placed[row].decision, choices.get(row), 1, False
         if choice is not None:
-            base = replace(base, k=choice.k, propensity=choice.propensity, explored=choice.explored)
-            if choice.explored:
+            k, explored = choice.k, choice.explored
+            if explored:
                 decision = Decision(row, choice.driver, decision.score)
             decision = replace(decision, propensity=choice.propensity)
-        assert decision.driver is not None
-        result.append(
-            replace(
-                base,
-                driver_id=epoch.state.driver_ids[decision.driver],
-                decision=decision,
-                rounds=placed[row].rounds,
-            )
-        )
+        rounds = placed[row].rounds
+        result.append(_fate(epoch, answers, decision, k=k, explored=explored, rounds=rounds))
+    for row in epoch.rows:
+        if row not in placed:
+            lost = row in composition.lost
+            result.append(_fate(epoch, answers, Decision(row, None), rounds=0, conflict=lost))
     return tuple(result)
 
 
-def _plain(epoch: Epoch, row: int, arm: str, answer: Answered) -> Routed:
-    """A deferral of an arm, to be filled in."""
-    unit = epoch.units[row].unit if row in epoch.units else ""
-    return Routed(
-        booking_id=epoch.state.booking_ids[row],
-        driver_id=None,
-        arm=arm,
-        unit=unit,
-        policy=answer.policy,
-        model=answer.model,
-        fallback_reason=answer.fallback_reason,
-        latency_ms=answer.latency_ms,
-        decision=Decision(row, None),
-    )
-
-
 def shadowed(epoch: Epoch, answer: Answered) -> tuple[Routed, ...]:
-    """What an arm that does not act would have done."""
+    """What the learned arm, which does not act, would have done."""
     asked = set(epoch.rows)
     chosen = {
         d.booking: d
         for d in answer.decisions.decisions
         if d.driver is not None and d.booking in asked
     }
-    result = []
-    for row in (*chosen, *(row for row in epoch.rows if row not in chosen)):
-        fate = replace(_plain(epoch, row, RL, answer), shadow=True)
-        if row in chosen:
-            driver = chosen[row].driver
-            assert driver is not None
-            fate = replace(fate, driver_id=epoch.state.driver_ids[driver], decision=chosen[row])
-        result.append(fate)
-    return tuple(result)
+    decisions = [*chosen.values(), *(Decision(r, None) for r in epoch.rows if r not in chosen)]
+    return tuple(_fate(epoch, {RL: answer}, d, arm=RL, shadow=True) for d in decisions)
+
+
+def _fate(
+    epoch: Epoch,
+    answers: Mapping[str, Answered],
+    decision: Decision,
+    *,
+    arm: str | None = None,
+    k: int = 1,
+    explored: bool = False,
+    rounds: int = 1,
+    conflict: bool = False,
+    shadow: bool = False,
+) -> Routed:
+    state, row = epoch.state, decision.booking
+    arm = epoch.arm(row) if arm is None else arm
+    answer = answers[arm]
+    return Routed(
+        booking_id=state.booking_ids[row],
+        driver_id=None if decision.driver is None else state.driver_ids[decision.driver],
+        arm=arm,
+        unit=epoch.units[row].unit if row in epoch.units else "",
+        policy=answer.policy,
+        model=answer.model,
+        fallback_reason=answer.fallback_reason,
+        latency_ms=answer.latency_ms,
+        decision=decision,
+        k=k,
+        propensity=decision.propensity,
+        explored=explored,
+        rounds=rounds,
+        conflict=conflict,
+        shadow=shadow,
+    )
