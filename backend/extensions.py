@@ -8,18 +8,31 @@ another wrote in between (SQLITE_BUSY_SNAPSHOT).
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flask import current_app
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from clock import Clock
+from metrics import Metrics
 from models.history_writer import parse_url, reason
+from rate_limits import RateLimits
 from services.rl.errors import DataError
+from services.rl.simulation.scenarios import Rules
+
+if TYPE_CHECKING:
+    from config import Config
+    from routes.models import ModelRegistry
+
+EXTENSION = "atmr_rl"
+"""Our name in ``app.extensions``."""
 
 _BEGIN = "atmr_sqlite_begin"
 
@@ -124,3 +137,36 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+@dataclass
+class Services:
+    """What the routes work with; one per app.
+
+    Attributes:
+        config: Settings.
+        database: Sessions.
+        clock: The present moment.
+        metrics: Counters.
+        limits: Rate limits.
+        rules: The scenario's rules: windows, grace, queue.
+        readiness: Checks of ``/readyz`` by name; each returns nothing or raises an AtmrError.
+        registry: Model versions; None: this app serves no models.
+        parts: Whatever other rooms keep for themselves, by name (the dispatcher, a dashboard).
+    """
+
+    config: "Config"
+    database: Database
+    clock: Clock
+    metrics: Metrics
+    limits: RateLimits
+    rules: Rules
+    readiness: dict[str, Callable[[], None]] = field(default_factory=dict)
+    registry: "ModelRegistry | None" = None
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+def services() -> Services:
+    """The services of the app at work."""
+    found: Services = current_app.extensions[EXTENSION]
+    return found

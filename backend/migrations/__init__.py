@@ -5,6 +5,7 @@ and looks at no other table. Booking, driver and assignment are created where th
 (``make serve`` on an empty file) and never altered or dropped: they hold the host's data.
 """
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -41,6 +42,7 @@ def downgrade(engine: Engine, revision: str = "base") -> None:
     _run(engine, revision, down=True)
 
 
+@cache
 def head_revision() -> str | None:
     """The newest revision of the code."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
