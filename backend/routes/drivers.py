@@ -82,15 +82,12 @@ def list_drivers(work: Session, caller: Caller, query: PageQuery) -> DriversOut:
         .limit(query.limit + 1)
     )
     rows = work.execute(statement).all()
-    counts = dict(
-        work.execute(
-            select(Commitment.driver_id, func.count())
-            .where(Commitment.company_id == caller.company_id)
-            .group_by(Commitment.driver_id)
-        )
-        .tuples()
-        .all()
+    jobs = work.execute(
+        select(Commitment.driver_id, func.count())
+        .where(Commitment.company_id == caller.company_id)
+        .group_by(Commitment.driver_id)
     )
+    counts = {driver_id: count for driver_id, count in jobs}  # noqa: C416 - rows, not pairs
     page = [_shown(driver, status, counts) for driver, status in rows[: query.limit]]
     return DriversOut(
         drivers=page, next_after=page[-1].id if len(rows) > query.limit and page else None

@@ -103,9 +103,14 @@ class Once:
         }
         on_sqlite = session.get_bind().dialect.name == "sqlite"
         insert = sqlite.insert if on_sqlite else postgresql.insert
-        statement = insert(IdempotencyRecord).values(**values).on_conflict_do_nothing()
+        statement = (
+            insert(IdempotencyRecord)
+            .values(**values)
+            .on_conflict_do_nothing()
+            .returning(IdempotencyRecord.key)
+        )
         # Waits, on PostgreSQL, for a transaction that has inserted the same key.
-        if session.execute(statement).rowcount:  # type: ignore[attr-defined]
+        if session.scalar(statement) is not None:
             return
         record = session.get(IdempotencyRecord, (self.company_id, self.key), populate_existing=True)
         if record is not None and self._is_old(record):
@@ -115,8 +120,8 @@ class Once:
                     IdempotencyRecord.key == self.key,
                 )
             )
-            session.execute(statement)
-            return
+            if session.scalar(statement) is not None:
+                return
         self.look(session)
 
     def keep(self, session: Session, status: int, body: Any) -> None:
