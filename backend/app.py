@@ -16,7 +16,7 @@ from flask.globals import request_ctx
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import IntegerConverter, Map, UnicodeConverter
+from werkzeug.routing import BaseConverter, IntegerConverter, Map
 
 from clock import Clock, SystemClock
 from config import Config
@@ -37,7 +37,7 @@ from routes.operation import ApiBlueprint
 from routes.problems import answer, from_exception
 from routes.schema import MAX_ID
 from services.rl.errors import DataError
-from services.rl.simulation.scenarios import load_scenario
+from services.rl.simulation.scenarios import Scenario, load_scenario
 
 API = "/api/v1"
 API_BLUEPRINTS: tuple[ApiBlueprint, ...] = (
@@ -73,7 +73,7 @@ class _Id(IntegerConverter):
         super().__init__(map, min=1, max=MAX_ID)
 
 
-class _Code(UnicodeConverter):
+class _Code(BaseConverter):
     """``<code:name>``: a name or version without anything that needs escaping."""
 
     regex = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
@@ -82,6 +82,7 @@ class _Code(UnicodeConverter):
 def create_app(
     config: Config | None = None,
     *,
+    scenario: Scenario | None = None,
     clock: Clock | None = None,
     registry: ModelRegistry | None = None,
     set_up: Sequence[Callable[[Services], None]] = (),
@@ -90,6 +91,7 @@ def create_app(
 
     Args:
         config: Settings; default: of the environment.
+        scenario: The world that is dispatched in; default: the one that ``config`` names.
         clock: The present moment; default: the machine's.
         registry: Model versions.
         set_up: Called with the services before the first request: other rooms (the dispatcher)
@@ -109,7 +111,7 @@ def create_app(
         hops = config.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=0)  # type: ignore[method-assign]
     log_as_json(config.log_level)
-    at_work = _services(config, clock, registry, set_up)
+    at_work = _services(config, scenario, clock, registry, set_up)
     _hang_in(app, at_work)
     _watch(app)
     app.register_blueprint(_blueprint())
@@ -121,6 +123,7 @@ def init_app(
     config: Config | None = None,
     *,
     url_prefix: str = "",
+    scenario: Scenario | None = None,
     clock: Clock | None = None,
     registry: ModelRegistry | None = None,
     set_up: Sequence[Callable[[Services], None]] = (),
@@ -130,7 +133,8 @@ def init_app(
     Raises:
         AtmrError: If a setting or the scenario is wrong.
     """
-    at_work = _services(config or Config.from_environment(), clock, registry, set_up)
+    config = config or Config.from_environment()
+    at_work = _services(config, scenario, clock, registry, set_up)
     _hang_in(app, at_work)
     blueprint = _blueprint()
     _watch(blueprint)
@@ -148,6 +152,7 @@ def init_app(
 
 def _services(
     config: Config,
+    scenario: Scenario | None,
     clock: Clock | None,
     registry: ModelRegistry | None,
     set_up: Sequence[Callable[[Services], None]],
@@ -160,7 +165,7 @@ def _services(
         clock=clock or SystemClock(),
         metrics=metrics,
         limits=RateLimits(config, metrics),
-        rules=load_scenario(config.scenario).rules,
+        scenario=scenario or load_scenario(config.scenario),
         registry=registry,
     )
     at_work.readiness["database"] = at_work.database.check
@@ -244,7 +249,7 @@ def _unknown(unknown: str) -> Response:  # noqa: ARG001 - the rule's parameter
         rule, _ = adapter.match(method=method, return_rule=True)
         if rule.endpoint != request.endpoint:
             allowed.append(method)
-    raise MethodNotAllowed(valid_methods=allowed) if allowed else NotFound()
+    return _problem(MethodNotAllowed(valid_methods=allowed) if allowed else NotFound())
 
 
 def _check_migrations(database: Database) -> None:

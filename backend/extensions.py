@@ -25,7 +25,7 @@ from metrics import Metrics
 from models.history_writer import parse_url, reason
 from rate_limits import RateLimits
 from services.rl.errors import DataError
-from services.rl.simulation.scenarios import Rules
+from services.rl.simulation.scenarios import Scenario
 
 if TYPE_CHECKING:
     from config import Config
@@ -149,7 +149,7 @@ class Services:
         clock: The present moment.
         metrics: Counters.
         limits: Rate limits.
-        rules: The scenario's rules: windows, grace, queue.
+        scenario: The world that is dispatched in: travel, rules, weights.
         readiness: Checks of ``/readyz`` by name; each returns nothing or raises an AtmrError.
         registry: Model versions; None: this app serves no models.
         parts: Whatever other rooms keep for themselves, by name (the dispatcher, a dashboard).
@@ -160,7 +160,7 @@ class Services:
     clock: Clock
     metrics: Metrics
     limits: RateLimits
-    rules: Rules
+    scenario: Scenario
     readiness: dict[str, Callable[[], None]] = field(default_factory=dict)
     registry: "ModelRegistry | None" = None
     parts: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from pydantic import Field
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 from models import Assignment, Booking, BookingPin, Commitment
 

@@ -5,7 +5,7 @@ import logging
 from flask import g, request
 from sqlalchemy.exc import SQLAlchemyError
 
-from api_keys import Caller, find_caller, note_use
+from access import Caller, find_caller, note_use
 from extensions import services
 
 from .problems import Problem

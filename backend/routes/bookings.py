@@ -7,7 +7,7 @@ from pydantic import Field
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 from models import Assignment, Booking, BookingPin, Commitment
 
@@ -275,7 +275,7 @@ def shown_booking(booking: Booking, commitment: Commitment | None) -> BookingOut
 def _check(booking: Booking) -> None:
     """Refuse a pickup whose window and grace are over, or that is more than a year away."""
     now = services().clock.now()
-    rules = services().rules
+    rules = services().scenario.rules
     last = booking.scheduled_time + timedelta(minutes=rules.window_min + rules.grace_min)
     if last < now:
         raise Problem(422, "the pickup window is over", field="body.scheduled_time")

@@ -6,7 +6,7 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 from models import Commitment, Driver, DriverStatus
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 from models import Experiment, ExperimentEvent, ExperimentUnit
 

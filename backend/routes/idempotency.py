@@ -16,7 +16,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 from models import IdempotencyRecord
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 
 from .operation import ApiBlueprint
@@ -152,7 +152,8 @@ def list_models(caller: Caller) -> ModelsOut:
     """List model versions and what they are for this company."""
     registry = _registry()
     meant = {name: _meaning(registry, caller, name) for name in ALIASES}
-    moves = sorted(registry.history(caller.company_id), key=lambda event: event.at, reverse=True)
+    moves = sorted(registry.history(caller.company_id), key=lambda event: event.at)
+    moves.reverse()  # also those of one moment
     return ModelsOut(
         models=[
             ModelOut(

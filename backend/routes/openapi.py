@@ -5,6 +5,7 @@ The page is plain HTML: it works without internet and under the strictest conten
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, render_template, request, url_for
@@ -169,17 +170,22 @@ def _not_null(field: dict[str, Any]) -> dict[str, Any]:
 
 def openapi_blueprint(blueprints: Iterable[ApiBlueprint], prefixes: dict[str, str]) -> Blueprint:
     """``/openapi.json`` and ``/docs`` for these blueprints."""
-    description = describe(blueprints, prefixes)
+    described = tuple(blueprints)
+
+    @cache
+    def description() -> dict[str, Any]:
+        return describe(described, prefixes)
+
     pages = Blueprint("openapi", __name__, template_folder="templates")
 
     @pages.get("/openapi.json")
     def document() -> Response:
-        return jsonify({**description, "servers": [{"url": _root()}]})
+        return jsonify({**description(), "servers": [{"url": _root()}]})
 
     @pages.get("/docs")
     def docs() -> Response:
         page = render_template(
-            "atmr_docs.html", api=description, root=_root(), raw=url_for(".document")
+            "atmr_docs.html", api=description(), root=_root(), raw=url_for(".document")
         )
         response = Response(page)
         response.headers["Content-Security-Policy"] = (

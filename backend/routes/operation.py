@@ -25,12 +25,13 @@ from typing import Any, Literal, TypeVar
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, ValidationError
 
-from api_keys import Caller
+from access import Caller
 from extensions import services
 
 from .auth import authenticate
 from .idempotency import AlreadyAnswered, Once
-from .problems import Problem, invalid
+from .problems import Problem, from_exception, invalid
+from .problems import answer as answer_problem
 
 View = TypeVar("View", bound=Callable[..., Any])
 Scope = Literal["dispatch", "read", "admin"]
@@ -130,7 +131,11 @@ class ApiBlueprint(Blueprint):
 
             @wraps(view)
             def endpoint(**path: Any) -> Response:
-                return run(path)
+                # Here, not by error handlers: a host's own handler of a status would come first.
+                try:
+                    return run(path)
+                except Exception as error:  # noqa: BLE001 - told as a problem, and logged
+                    return answer_problem(from_exception(error))
 
             self.add_url_rule(rule, view.__name__, endpoint, methods=[method])
             return view

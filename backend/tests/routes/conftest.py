@@ -13,14 +13,16 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api_keys import create_key
+from access import create_key
 from app import create_app
 from clock import FixedClock
 from config import Config
 from extensions import EXTENSION, Database, Services
 from migrations import upgrade
 from models import Assignment, Booking, Commitment, Driver
+from services.rl.simulation.scenarios import load_scenario
 
+GENEVA = load_scenario("geneva")
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 
@@ -151,7 +153,7 @@ def make_api(database_url: str, atmr_home) -> Callable[..., Api]:
     def make(**settings: Any) -> Api:
         clock = FixedClock(NOW)
         config = Config.from_environment(database_url=database_url, **settings)
-        app = create_app(config, clock=clock, registry=RegistryInMemory())
+        app = create_app(config, scenario=GENEVA, clock=clock, registry=RegistryInMemory())
         database = app.extensions[EXTENSION].database
         made.append(database)
         if not database.on_sqlite:
