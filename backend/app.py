@@ -16,7 +16,7 @@ from flask.globals import request_ctx
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import BaseConverter, IntegerConverter, Map
+from werkzeug.routing import BaseConverter
 
 from clock import Clock, SystemClock
 from config import Config
@@ -35,7 +35,6 @@ from routes.models import ModelRegistry, models
 from routes.openapi import openapi_blueprint
 from routes.operation import ApiBlueprint
 from routes.problems import answer, from_exception
-from routes.schema import MAX_ID
 from services.rl.errors import DataError
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
@@ -66,11 +65,18 @@ _HEADERS = {
 }
 
 
-class _Id(IntegerConverter):
-    """``<id:name>``: a whole number that the database can hold, else no such address."""
+class _Id(BaseConverter):
+    """``<id:name>``: a whole number from 1; `routes.operation` refuses what no table can hold.
 
-    def __init__(self, map: Map) -> None:
-        super().__init__(map, min=1, max=MAX_ID)
+    Not here: Werkzeug answers 405, not 404, where a converter refuses and the address has several
+    methods.
+    """
+
+    regex = "[1-9][0-9]{0,18}"
+
+    def to_python(self, value: str) -> int:
+        """The number."""
+        return int(value)
 
 
 class _Code(BaseConverter):

@@ -30,8 +30,9 @@ from extensions import services
 
 from .auth import authenticate
 from .idempotency import AlreadyAnswered, Once
-from .problems import Problem, from_exception, invalid
+from .problems import Problem, from_exception, invalid, not_found
 from .problems import answer as answer_problem
+from .schema import MAX_ID
 
 View = TypeVar("View", bound=Callable[..., Any])
 Scope = Literal["dispatch", "read", "admin"]
@@ -158,6 +159,9 @@ class _Runner:
         told = self._told
         given: dict[str, Any] = dict(path)
         caller = authenticate(told.scope) if told.scope is not None else None
+        for name, value in path.items():
+            if isinstance(value, int) and value > MAX_ID:
+                raise not_found(name.removesuffix("_id"), f"path.{name}")
         given["caller"] = caller
         given["query"] = _query(told.query)
         if told.body is not None:
