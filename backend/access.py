@@ -8,8 +8,9 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
 from clock import Clock
@@ -19,6 +20,19 @@ from services.rl.errors import UsageError
 _MARK = "atmr"
 _NOBODY = "0" * 64
 _REMEMBER_USE_EVERY = timedelta(minutes=5)
+
+# Built once and read as plain columns: this runs in every request.
+_BY_PREFIX = select(
+    ApiKey.id,
+    ApiKey.company_id,
+    ApiKey.name,
+    ApiKey.prefix,
+    ApiKey.key_hash,
+    ApiKey.scopes,
+    ApiKey.expires_at,
+    ApiKey.revoked_at,
+    ApiKey.last_used_at,
+).where(ApiKey.prefix == bindparam("prefix"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,7 @@ def create_key(
     return row, key
 
 
-def find_caller(session: Session, key: str, now: datetime) -> tuple[Caller, bool] | None:
+def find_caller(connection: Connection, key: str, now: datetime) -> tuple[Caller, bool] | None:
     """The caller that a key belongs to, and whether its use should be noted down.
 
     None if the key is malformed, unknown, expired or revoked. The comparison takes the same time
@@ -86,7 +100,7 @@ def find_caller(session: Session, key: str, now: datetime) -> tuple[Caller, bool
     """
     parts = key.split("_", 2)
     prefix = parts[1] if len(parts) == 3 and parts[0] == _MARK and parts[1].isalnum() else ""
-    row = session.scalars(select(ApiKey).where(ApiKey.prefix == prefix[:16])).one_or_none()
+    row = connection.execute(_BY_PREFIX, {"prefix": prefix[:16]}).one_or_none()
     same = hmac.compare_digest(_hash(key), _NOBODY if row is None else row.key_hash)
     if row is None or not same or not _valid(row, now):
         return None
@@ -114,7 +128,7 @@ def revoke_key(session: Session, prefix: str, now: datetime) -> ApiKey:
     return row
 
 
-def _valid(row: ApiKey, now: datetime) -> bool:
+def _valid(row: Any, now: datetime) -> bool:
     return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
 
 

@@ -76,6 +76,7 @@ class Database:
         """A session that is committed at the end, or rolled back whole if anything is raised."""
         bind = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
         with Session(bind, expire_on_commit=False) as session, session.begin():
+            session.connection()  # begins now, not at the first statement
             yield session
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ gone limits nobody: bookings must go on being dispatched.
 import logging
 import threading
 import time
+from typing import Protocol
 
 from limits import RateLimitItem, parse_many
 from limits.errors import ConfigurationError, StorageError
@@ -19,6 +20,47 @@ from metrics import Metrics
 FAILED_KEYS = "30 per minute"
 _LOG = logging.getLogger("atmr.limits")
 _RETRY_STORE_S = 5.0
+_MOST_COUNTS = 10_000
+
+
+class _Limiter(Protocol):
+    def hit(self, item: RateLimitItem, *identifiers: str) -> bool: ...
+
+    def test(self, item: RateLimitItem, *identifiers: str) -> bool: ...
+
+
+class CountsInMemory:
+    """Fixed windows in a dictionary.
+
+    The library's own memory store starts a thread for most requests, to forget old windows; that
+    took longer than the rest of a short request.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, ...], tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def hit(self, item: RateLimitItem, *identifiers: str) -> bool:
+        """Count one; False: too many in this window."""
+        with self._lock:
+            key, window, count = self._now(item, identifiers)
+            if len(self._counts) >= _MOST_COUNTS:
+                self._counts.clear()  # a flood of addresses: forget, rather than grow
+            self._counts[key] = (window, count + 1)
+        return count < item.amount
+
+    def test(self, item: RateLimitItem, *identifiers: str) -> bool:
+        """Whether one more would be let through."""
+        with self._lock:
+            return self._now(item, identifiers)[2] < item.amount
+
+    def _now(
+        self, item: RateLimitItem, identifiers: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], int, int]:
+        key = (str(item), *identifiers)
+        window = int(time.monotonic() // item.get_expiry())
+        last, count = self._counts.get(key, (window, 0))
+        return key, window, count if last == window else 0
 
 
 class RateLimits:
@@ -28,10 +70,9 @@ class RateLimits:
         self._items = parse_many(config.rate_limit)
         self._failed_items = parse_many(FAILED_KEYS)
         url = config.redis_url
-        self._url = "memory://" if url is None else url.get_secret_value()
-        self._timeout_s = config.database_timeout_s
+        self._url = None if url is None else url.get_secret_value()
         self._metrics = metrics
-        self._limiter: FixedWindowRateLimiter | None = None
+        self._limiter: _Limiter | None = None
         self._down_until_s = 0.0
         self._lock = threading.Lock()
 
@@ -64,11 +105,14 @@ class RateLimits:
         self._metrics.rate_limit_errors.inc()
         _LOG.warning("rate limits are off", extra={"kind": type(error).__name__})
 
-    def _opened(self) -> FixedWindowRateLimiter:
+    def _opened(self) -> _Limiter:
         with self._lock:
             if self._limiter is None:
-                options = {} if self._url == "memory://" else {"socket_timeout": 0.25}
-                self._limiter = FixedWindowRateLimiter(
-                    storage_from_string(self._url, wrap_exceptions=True, **options)
+                self._limiter = (
+                    CountsInMemory()
+                    if self._url is None
+                    else FixedWindowRateLimiter(
+                        storage_from_string(self._url, wrap_exceptions=True, socket_timeout=0.25)
+                    )
                 )
             return self._limiter

@@ -27,8 +27,10 @@ def authenticate(scope: str) -> Caller:
         raise Problem(429, "too many requests with a wrong key; wait a minute", headers=_TOO_MANY)
     now = at_work.clock.now()
     key = _presented()
-    with at_work.database.reading() as session:
-        found = find_caller(session, key, now) if key else None
+    found = None
+    if key:
+        with at_work.database.engine.connect() as connection:
+            found = find_caller(connection, key, now)
     if found is None:
         at_work.limits.count_failure(address)
         at_work.metrics.refused_keys.inc()

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from flask import request
-from sqlalchemy import delete, update
+from sqlalchemy import bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -24,6 +24,20 @@ from .problems import Problem
 
 HEADER = "Idempotency-Key"
 PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+
+_TABLE = IdempotencyRecord.__table__
+# Built once: they run in most requests that write.
+_CLAIM: dict[str, Any] = {
+    "sqlite": sqlite.insert(_TABLE).on_conflict_do_nothing().returning(_TABLE.c.key),  # type: ignore[arg-type]
+    "postgresql": postgresql.insert(_TABLE).on_conflict_do_nothing().returning(_TABLE.c.key),  # type: ignore[arg-type]
+}
+_KEEP = (
+    update(IdempotencyRecord)
+    .where(
+        IdempotencyRecord.company_id == bindparam("of"), IdempotencyRecord.key == bindparam("at")
+    )
+    .values(status=bindparam("status"), body=bindparam("body"))
+)
 
 
 class AlreadyAnswered(Exception):  # noqa: N818 - it is no error
@@ -95,32 +109,22 @@ class Once:
         """
         if self.key is None:
             return
+        connection = session.connection()
+        claim = _CLAIM[connection.dialect.name]
         values = {
             "company_id": self.company_id,
             "key": self.key,
             "request_hash": self.request_hash,
             "created_at": services().clock.now(),
         }
-        on_sqlite = session.get_bind().dialect.name == "sqlite"
-        insert = sqlite.insert if on_sqlite else postgresql.insert
-        statement = (
-            insert(IdempotencyRecord)
-            .values(**values)
-            .on_conflict_do_nothing()
-            .returning(IdempotencyRecord.key)
-        )
         # Waits, on PostgreSQL, for a transaction that has inserted the same key.
-        if session.scalar(statement) is not None:
+        if connection.execute(claim, values).one_or_none() is not None:
             return
         record = session.get(IdempotencyRecord, (self.company_id, self.key), populate_existing=True)
         if record is not None and self._is_old(record):
-            session.execute(
-                delete(IdempotencyRecord).where(
-                    IdempotencyRecord.company_id == self.company_id,
-                    IdempotencyRecord.key == self.key,
-                )
-            )
-            if session.scalar(statement) is not None:
+            session.delete(record)
+            session.flush()
+            if connection.execute(claim, values).one_or_none() is not None:
                 return
         self.look(session)
 
@@ -128,13 +132,8 @@ class Once:
         """Store the answer, in the transaction of the work."""
         if self.key is None:
             return
-        session.execute(
-            update(IdempotencyRecord)
-            .where(
-                IdempotencyRecord.company_id == self.company_id, IdempotencyRecord.key == self.key
-            )
-            .values(status=status, body=body)
-        )
+        answer = {"of": self.company_id, "at": self.key, "status": status, "body": body}
+        session.connection().execute(_KEEP, answer)
 
     def _is_old(self, record: IdempotencyRecord) -> bool:
         kept = timedelta(hours=services().config.idempotency_hours)

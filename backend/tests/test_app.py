@@ -6,6 +6,7 @@ import re
 
 import pytest
 from flask import Flask, abort
+from sqlalchemy import create_engine, text
 
 from app import create_app, init_app
 from config import Config
@@ -125,6 +126,31 @@ def test_a_database_that_breaks_off_is_a_503_to_try_again(api):  # noqa: F811
     answer = api("POST", "bookings", a_booking(), Idempotency_Key="k")
     assert is_problem(answer, 503)
     assert answer.headers["Retry-After"] == "1"
+
+
+def test_a_database_that_is_busy_writing_is_a_503_to_try_again(make_api):  # noqa: F811
+    api = make_api(database_timeout_s=0.1)  # noqa: F811
+    with api.services.database.writing():
+        assert is_problem(api("POST", "bookings", a_booking()), 503)
+        assert api("GET", "bookings").status_code == 200
+    assert api("POST", "bookings", a_booking()).status_code == 201
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_requests_go_on_when_the_database_has_dropped_every_connection(api):  # noqa: F811
+    assert api("POST", "bookings", a_booking()).status_code == 201
+    admin = create_engine(api.services.database.url.set(database="postgres"))
+    with admin.connect() as connection:
+        name = api.services.database.url.database
+        dropped = connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        ).all()
+    admin.dispose()
+    assert dropped
+    assert api("POST", "bookings", a_booking()).status_code == 201
+    assert len(api("GET", "bookings").get_json()["bookings"]) == 2
 
 
 def test_metrics_count_requests_by_route_not_by_id(api):  # noqa: F811

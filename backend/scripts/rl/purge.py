@@ -56,20 +56,13 @@ def purge(
     A decision that a driver is still carrying out stays, and so does its snapshot.
     """
     at_work = select(Commitment.decision_id).where(Commitment.decision_id.is_not(None))
-    used = select(Decision.snapshot_id).where(Decision.snapshot_id.is_not(None))
+    old_decision = (Decision.decided_at < before) & Decision.id.not_in(at_work)
+    staying = select(Decision.snapshot_id).where(Decision.snapshot_id.is_not(None), ~old_decision)
+    old_snapshot = (FleetSnapshot.epoch_at < before) & FleetSnapshot.id.not_in(staying)
     # Decisions first: then nothing is left to cascade to, and each batch is as large as it says.
     plan: list[tuple[Any, Any, ColumnElement[bool]]] = [
-        (
-            Decision,
-            Decision.id,
-            (Decision.decided_at < before) & Decision.id.not_in(at_work),
-        ),
-        (
-            FleetSnapshot,
-            FleetSnapshot.id,
-            (FleetSnapshot.epoch_at < before)
-            & (FleetSnapshot.id.not_in(used) if not dry_run else FleetSnapshot.id.is_not(None)),
-        ),
+        (Decision, Decision.id, old_decision),
+        (FleetSnapshot, FleetSnapshot.id, old_snapshot),
         (IdempotencyRecord, None, IdempotencyRecord.created_at < answered_before),
     ]
     counts = {}
