@@ -23,8 +23,8 @@ from config import Config
 from extensions import EXTENSION, Database, Services, services
 from logs import log_as_json
 from metrics import Metrics
-from migrations import current_revision, head_revision
-from models.history_writer import reason
+from migrations import HEAD, current_revision
+from models.database_url import reason
 from rate_limits import RateLimits
 from routes.assignments import assignments
 from routes.bookings import bookings
@@ -264,7 +264,7 @@ def _check_migrations(database: Database) -> None:
             current = current_revision(connection)
     except SQLAlchemyError as error:
         raise DataError(f"the database does not answer: {reason(error)}") from error
-    if current != head_revision():
+    if current != HEAD:
         raise DataError(
-            f"the database is at revision {current}, the code at {head_revision()}: run migrate.py"
+            f"the database is at revision {current}, the code at {HEAD}: run migrate.py"
         )

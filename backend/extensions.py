@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from clock import Clock
 from metrics import Metrics
-from models.history_writer import parse_url, reason
+from models.database_url import parse_url, reason
 from rate_limits import RateLimits
 from services.rl.errors import DataError
 from services.rl.simulation.scenarios import Scenario
@@ -67,8 +67,11 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session on one consistent state; nothing it does is kept."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A session on one consistent state, however many tables it reads; nothing is kept."""
+        bind = self.engine
+        if not self.on_sqlite:  # where a transaction reads one state in any case
+            bind = bind.execution_options(isolation_level="REPEATABLE READ")
+        with Session(bind, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

@@ -13,7 +13,7 @@ from clock import SystemClock
 from config import Config
 from extensions import Database
 from models import SCOPES, ApiKey
-from models.history_writer import reason
+from models.database_url import reason
 from scripts.rl.command import command_parser, positive_int, run, write_json
 from services.rl.errors import DataError, UsageError
 
