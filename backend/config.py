@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.history_writer import parse_url
+from models.database_url import parse_url
 from services.rl import paths
 from services.rl.errors import UsageError
 

@@ -8,18 +8,31 @@ another wrote in between (SQLITE_BUSY_SNAPSHOT).
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flask import current_app
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from models.history_writer import parse_url, reason
+from clock import Clock
+from metrics import Metrics
+from models.database_url import parse_url, reason
+from rate_limits import RateLimits
 from services.rl.errors import DataError
+from services.rl.simulation.scenarios import Scenario
+
+if TYPE_CHECKING:
+    from config import Config
+    from routes.models import ModelRegistry
+
+EXTENSION = "atmr_rl"
+"""Our name in ``app.extensions``."""
 
 _BEGIN = "atmr_sqlite_begin"
 
@@ -54,8 +67,11 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session on one consistent state; nothing it does is kept."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A session on one consistent state, however many tables it reads; nothing is kept."""
+        bind = self.engine
+        if not self.on_sqlite:  # where a transaction reads one state in any case
+            bind = bind.execution_options(isolation_level="REPEATABLE READ")
+        with Session(bind, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -63,6 +79,7 @@ class Database:
         """A session that is committed at the end, or rolled back whole if anything is raised."""
         bind = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
         with Session(bind, expire_on_commit=False) as session, session.begin():
+            session.connection()  # begins now, not at the first statement
             yield session
 
     def check(self) -> None:
@@ -124,3 +141,36 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+@dataclass
+class Services:
+    """What the routes work with; one per app.
+
+    Attributes:
+        config: Settings.
+        database: Sessions.
+        clock: The present moment.
+        metrics: Counters.
+        limits: Rate limits.
+        scenario: The world that is dispatched in: travel, rules, weights.
+        readiness: Checks of ``/readyz`` by name; each returns nothing or raises an AtmrError.
+        registry: Model versions; None: this app serves no models.
+        parts: Whatever other rooms keep for themselves, by name (the dispatcher, a dashboard).
+    """
+
+    config: "Config"
+    database: Database
+    clock: Clock
+    metrics: Metrics
+    limits: RateLimits
+    scenario: Scenario
+    readiness: dict[str, Callable[[], None]] = field(default_factory=dict)
+    registry: "ModelRegistry | None" = None
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+def services() -> Services:
+    """The services of the app at work."""
+    found: Services = current_app.extensions[EXTENSION]
+    return found

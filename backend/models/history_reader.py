@@ -31,7 +31,7 @@ from services.rl.data.columns import OUTCOME_FIELDS, ColumnMapping, check_zone
 from services.rl.data.history import RawHistory
 from services.rl.errors import DataError, UsageError
 
-from .history_writer import parse_url, reason
+from .database_url import described, parse_url, reason
 
 _CHUNK = 10_000
 _TIME_FIELDS = (
@@ -78,14 +78,6 @@ def read_history(
         raise DataError(f"{shown} cannot be read: {reason(error)}") from error
     finally:
         engine.dispose()
-
-
-def described(url: URL) -> str:
-    """What a database is called in reports: no user, no password, no folder of this machine."""
-    if url.get_backend_name() == "sqlite":
-        return f"SQLite {Path(url.database or 'in memory').name}"
-    where = "" if url.host is None else f" on {url.host}"
-    return f"{url.get_backend_name()} database {url.database}{where}"
 
 
 def _check_file(target: URL) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, delete, func, insert, select
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.rl.data.synthetic_history import SyntheticHistory
 from services.rl.errors import DataError, UsageError
@@ -15,6 +15,7 @@ from services.rl.errors import DataError, UsageError
 from .assignment import Assignment
 from .base import Base
 from .booking import Booking
+from .database_url import parse_url, reason
 from .driver import Driver
 
 _CHUNK = 5_000
@@ -62,31 +63,6 @@ def write_database(history: SyntheticHistory, url: str | URL, *, replace: bool =
         raise DataError(f"the history cannot be written to {shown}: {reason(error)}") from error
     finally:
         engine.dispose()
-
-
-def parse_url(url: str | URL) -> URL:
-    """Check a database URL; one for PostgreSQL without a driver gets psycopg.
-
-    Raises:
-        UsageError: If it is no database URL; the sentence never repeats a password.
-    """
-    try:
-        parsed = make_url(url)
-        if parsed.drivername in {"postgres", "postgresql"}:
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise UsageError(
-            "the database URL cannot be understood; "
-            "it looks like sqlite:///file.sqlite or postgresql+psycopg://user@host/name"
-        ) from error
-    return parsed
-
-
-def reason(error: SQLAlchemyError) -> str:
-    """First line of what the database said, without SQL, parameters or links."""
-    original = getattr(error, "orig", None) or error
-    return str(original).strip().splitlines()[0]
 
 
 def _make_room(connection: Connection, shown: str, replace: bool) -> None:

@@ -10,9 +10,13 @@ from extensions import Database
 from services.rl.errors import DataError
 
 
-@pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'new folder' / 'x.sqlite'}")
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request, tmp_path):
+    database = Database(
+        f"sqlite:///{tmp_path / 'new folder' / 'x.sqlite'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_database")
+    )
     with database.writing() as session:
         session.execute(text("CREATE TABLE counter (n INTEGER)"))
         session.execute(text("INSERT INTO counter VALUES (0)"))
@@ -42,7 +46,8 @@ def test_read_then_write_of_several_threads_loses_no_update(database):
     def work() -> None:
         for _ in range(25):
             with database.writing() as session:
-                n = session.scalar(text("SELECT n FROM counter"))
+                locked = "" if database.on_sqlite else " FOR UPDATE"
+                n = session.scalar(text("SELECT n FROM counter" + locked))
                 session.execute(text("UPDATE counter SET n = :n"), {"n": n + 1})
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -57,6 +62,15 @@ def test_a_reader_is_not_held_up_by_a_writer(database):
     with database.writing() as session:
         session.execute(text("UPDATE counter SET n = 7"))
         assert count(database) == 0
+
+
+def test_a_reader_sees_one_state_from_its_first_look_on(database):
+    with database.reading() as session:
+        before = session.scalar(text("SELECT n FROM counter"))
+        with database.writing() as other:
+            other.execute(text("UPDATE counter SET n = 7"))
+        assert session.scalar(text("SELECT n FROM counter")) == before
+    assert count(database) == 7
 
 
 def test_a_forked_child_opens_connections_of_its_own(database):

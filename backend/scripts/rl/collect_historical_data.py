@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
+from clock import SystemClock
+from models.database_url import parse_url
 from models.history_reader import read_history
-from models.history_writer import parse_url
 from scripts.rl.command import (
     command_parser,
     positive_int,
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--name {name!r} may have only letters, digits, '_', '.' and '-'")
     folder = arguments.out or paths.data_dir() / "history" / name
     check_target(folder)
-    today = datetime.now(check_zone(arguments.timezone, "--timezone")).date()
+    today = SystemClock().now().astimezone(check_zone(arguments.timezone, "--timezone")).date()
     mapping = ColumnMapping() if arguments.mapping is None else load_mapping(arguments.mapping)
     rules = DayRules(
         timezone=arguments.timezone,
@@ -123,7 +124,7 @@ def _read(arguments: Namespace, mapping: ColumnMapping) -> RawHistory:
     if arguments.csv is not None:
         return read_csv(arguments.csv, mapping, arguments.timezone)
     zone = check_zone(arguments.timezone, "--timezone")
-    until = datetime.now(UTC)
+    until = SystemClock().now()
     if arguments.until is not None:
         end_of_day = datetime.combine(arguments.until + timedelta(days=1), time(), zone)
         until = min(until, end_of_day.astimezone(UTC))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from models.history_writer import parse_url, write_database, write_sqlite
+from models.database_url import parse_url
+from models.history_writer import write_database, write_sqlite
 from scripts.rl.command import (
     command_parser,
     positive_int,

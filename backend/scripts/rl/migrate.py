@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from config import Config
 from extensions import Database
-from migrations import current_revision, downgrade, head_revision, upgrade
-from models.history_reader import described
+from migrations import HEAD, current_revision, downgrade, upgrade
+from models.database_url import described
 from scripts.rl.command import command_parser, run, write_json
 from services.rl.errors import UsageError
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {
         "database": described(database.url),
         "revision": revision,
-        "head": head_revision(),
+        "head": HEAD,
     }
     if arguments.json is not None:
         write_json(arguments.json, result)

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from extensions import Database
-from migrations import VERSION_TABLE, current_revision, downgrade, head_revision, upgrade
+from migrations import HEAD, VERSION_TABLE, alembic_config, current_revision, downgrade, upgrade
 from models import HOST_TABLES, Base
 from scripts.rl.command import exit_code
 from scripts.rl.migrate import main
@@ -54,10 +55,14 @@ def test_check_constraints_of_models_and_migrations_agree(database):
         assert found == wanted, table.name
 
 
+def test_the_code_names_the_newest_revision():
+    assert ScriptDirectory.from_config(alembic_config()).get_heads() == [HEAD]
+
+
 def test_up_down_up_again(database):
     upgrade(database.engine)
     with database.engine.connect() as connection:
-        assert current_revision(connection) == head_revision() == "0001"
+        assert current_revision(connection) == HEAD
     downgrade(database.engine)
     assert tables(database) == {*HOST_TABLES, VERSION_TABLE}
     with database.engine.connect() as connection:

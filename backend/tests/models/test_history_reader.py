@@ -8,8 +8,9 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 
 from models import HOST_TABLES, Base
-from models.history_reader import described, read_history
-from models.history_writer import parse_url, write_database, write_sqlite
+from models.database_url import described, parse_url
+from models.history_reader import read_history
+from models.history_writer import write_database, write_sqlite
 from services.rl.data.columns import ColumnMapping
 from services.rl.data.synthetic_history import SyntheticHistory, synthesise_history
 from services.rl.data.validation import validate

@@ -1,0 +1,270 @@
+"""The app: alone (`create_app`), or as a blueprint inside a host's Flask app (`init_app`).
+
+Everything lies in one parent blueprint, so that a host keeps its own error pages, limits and
+headers: ours hold for our addresses only.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flask import Blueprint, Flask, Response, g, request
+from flask.globals import request_ctx
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import BaseConverter
+
+from clock import Clock, SystemClock
+from config import Config
+from extensions import EXTENSION, Database, Services, services
+from logs import log_as_json
+from metrics import Metrics
+from migrations import HEAD, current_revision
+from models.database_url import reason
+from rate_limits import RateLimits
+from routes.assignments import assignments
+from routes.bookings import bookings
+from routes.drivers import drivers
+from routes.experiments import experiments
+from routes.health import health
+from routes.models import ModelRegistry, models
+from routes.openapi import openapi_blueprint
+from routes.operation import ApiBlueprint
+from routes.problems import answer, from_exception
+from services.rl.errors import DataError
+from services.rl.simulation.scenarios import Scenario, load_scenario
+
+API = "/api/v1"
+API_BLUEPRINTS: tuple[ApiBlueprint, ...] = (
+    bookings,
+    drivers,
+    assignments,
+    experiments,
+    models,
+)
+"""Under ``/api/v1``, in the order of the description. New topics are added here."""
+
+PAGE_BLUEPRINTS: tuple[Blueprint, ...] = ()
+"""Beside the API, outside its description: a dashboard."""
+
+_LOG = logging.getLogger("atmr.requests")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+class _Id(BaseConverter):
+    """``<id:name>``: a whole number from 1; `routes.operation` refuses what no table can hold.
+
+    Not here: Werkzeug answers 405, not 404, where a converter refuses and the address has several
+    methods.
+    """
+
+    regex = "[1-9][0-9]{0,18}"
+
+    def to_python(self, value: str) -> int:
+        """The number."""
+        return int(value)
+
+
+class _Code(BaseConverter):
+    """``<code:name>``: a name or version without anything that needs escaping."""
+
+    regex = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
+
+
+def create_app(
+    config: Config | None = None,
+    *,
+    scenario: Scenario | None = None,
+    clock: Clock | None = None,
+    registry: ModelRegistry | None = None,
+    set_up: Sequence[Callable[[Services], None]] = (),
+) -> Flask:
+    """The backend alone.
+
+    Args:
+        config: Settings; default: of the environment.
+        scenario: The world that is dispatched in; default: the one that ``config`` names.
+        clock: The present moment; default: the machine's.
+        registry: Model versions.
+        set_up: Called with the services before the first request: other rooms (the dispatcher)
+            hang in their parts and checks there.
+
+    Raises:
+        AtmrError: If a setting or the scenario is wrong.
+    """
+    config = config or Config.from_environment()
+    app = Flask("atmr", static_folder=None, root_path=str(Path(__file__).parent))
+    if config.secret_key is not None:
+        app.secret_key = config.secret_key.get_secret_value()
+    app.config.update(
+        SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE="Strict", TRUSTED_HOSTS=None
+    )
+    if config.trusted_proxies:
+        hops = config.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=0)  # type: ignore[method-assign]
+    log_as_json(config.log_level)
+    at_work = _services(config, scenario, clock, registry, set_up)
+    _hang_in(app, at_work)
+    _watch(app)
+    app.register_blueprint(_blueprint())
+    return app
+
+
+def init_app(
+    app: Flask,
+    config: Config | None = None,
+    *,
+    url_prefix: str = "",
+    scenario: Scenario | None = None,
+    clock: Clock | None = None,
+    registry: ModelRegistry | None = None,
+    set_up: Sequence[Callable[[Services], None]] = (),
+) -> Services:
+    """Add the backend to an existing Flask app, under ``url_prefix`` (such as ``/atmr``).
+
+    Raises:
+        AtmrError: If a setting or the scenario is wrong.
+    """
+    config = config or Config.from_environment()
+    at_work = _services(config, scenario, clock, registry, set_up)
+    _hang_in(app, at_work)
+    blueprint = _blueprint()
+    _watch(blueprint)
+    # Wrong addresses under ours: the host's own error page would answer them otherwise.
+    blueprint.add_url_rule(
+        "/<path:unknown>" if url_prefix else f"{API}/<path:unknown>",
+        "unknown",
+        _unknown,
+        methods=[*_ALL_METHODS, "OPTIONS"],
+        provide_automatic_options=False,
+    )
+    app.register_blueprint(blueprint, url_prefix=url_prefix or None)
+    return at_work
+
+
+def _services(
+    config: Config,
+    scenario: Scenario | None,
+    clock: Clock | None,
+    registry: ModelRegistry | None,
+    set_up: Sequence[Callable[[Services], None]],
+) -> Services:
+    metrics = Metrics()
+    url = config.database_url.get_secret_value()
+    at_work = Services(
+        config=config,
+        database=Database(url, timeout_s=config.database_timeout_s),
+        clock=clock or SystemClock(),
+        metrics=metrics,
+        limits=RateLimits(config, metrics),
+        scenario=scenario or load_scenario(config.scenario),
+        registry=registry,
+    )
+    at_work.readiness["database"] = at_work.database.check
+    at_work.readiness["migrations"] = lambda: _check_migrations(at_work.database)
+    for part in set_up:
+        part(at_work)
+    return at_work
+
+
+def _hang_in(app: Flask, at_work: Services) -> None:
+    app.extensions[EXTENSION] = at_work
+    app.url_map.converters.update(id=_Id, code=_Code)
+
+
+def _blueprint() -> Blueprint:
+    parent = Blueprint("atmr", __name__)
+    parent.register_blueprint(health)
+    for blueprint in API_BLUEPRINTS:
+        parent.register_blueprint(blueprint, url_prefix=API)
+    for page in PAGE_BLUEPRINTS:
+        parent.register_blueprint(page)
+    described = (*API_BLUEPRINTS, health)
+    prefixes = {bp.name: "" if bp is health else API for bp in described}
+    parent.register_blueprint(openapi_blueprint(described, prefixes))
+    return parent
+
+
+def _watch(target: Flask | Blueprint) -> None:
+    """Limits, headers and error documents for all requests of the app, or of the blueprint."""
+    target.before_request(_begin)
+    target.after_request(_finish)
+    target.register_error_handler(HTTPException, _problem)
+    target.register_error_handler(Exception, _problem)
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.atmr_request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    g.atmr_began_s = time.perf_counter()
+    request.max_content_length = services().config.max_request_bytes
+
+
+def _finish(response: Response) -> Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["X-Request-Id"] = g.atmr_request_id
+    if request.is_secure:
+        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+    took_s = time.perf_counter() - g.atmr_began_s
+    rule = request.url_rule.rule if request.url_rule is not None else "none"
+    method = request.method if request.method in _ALL_METHODS else "other"
+    counted = services().metrics
+    counted.requests.labels(method, rule, response.status_code).inc()
+    counted.request_seconds.labels(rule).observe(took_s)
+    caller = g.get("atmr_caller")
+    _LOG.info(
+        "request",
+        extra={
+            "request_id": g.atmr_request_id,
+            "method": method,
+            "route": rule,
+            "status": response.status_code,
+            "ms": round(1000 * took_s, 2),
+            "key": None if caller is None else caller.prefix,
+            "company": None if caller is None else caller.company_id,
+        },
+    )
+    return response
+
+
+def _problem(error: Exception) -> Response:
+    return answer(from_exception(error))
+
+
+def _unknown(unknown: str) -> Response:  # noqa: ARG001 - the rule's parameter
+    """404; or 405 where another method would do."""
+    adapter = request_ctx.url_adapter
+    assert adapter is not None
+    allowed = []
+    for method in _ALL_METHODS:
+        rule, _ = adapter.match(method=method, return_rule=True)
+        if rule.endpoint != request.endpoint:
+            allowed.append(method)
+    return _problem(MethodNotAllowed(valid_methods=allowed) if allowed else NotFound())
+
+
+def _check_migrations(database: Database) -> None:
+    try:
+        with database.engine.connect() as connection:
+            current = current_revision(connection)
+    except SQLAlchemyError as error:
+        raise DataError(f"the database does not answer: {reason(error)}") from error
+    if current != HEAD:
+        raise DataError(
+            f"the database is at revision {current}, the code at {HEAD}: run migrate.py"
+        )

@@ -1,0 +1,76 @@
+"""Drivers over HTTP: where they are and whether they work."""
+
+import pytest
+
+from .conftest import a_booking, commit, is_problem, on_both
+
+
+@on_both
+def test_a_driver_starts_moves_breaks_down_and_stops(api):
+    assert api("GET", "drivers/11").get_json()["on_shift"] is False
+    body = {"shift_end_at": "2026-03-02T18:00:00+01:00"}
+    assert api("POST", "drivers/11/on-shift", body).get_json()["on_shift"] is True
+    moved = api("PUT", "drivers/11/position", {"lat": 46.21, "lon": 6.13}).get_json()
+    assert (moved["lat"], moved["lon"], moved["position_at"]) == (
+        46.21,
+        6.13,
+        "2026-03-02T09:00:00Z",
+    )
+    assert moved["shift_end_at"] == "2026-03-02T17:00:00Z"
+    assert api("PUT", "drivers/11/vehicle", {"down": True}).get_json()["down"] is True
+    stopped = api("POST", "drivers/11/off-shift", {}).get_json()
+    assert (stopped["on_shift"], stopped["down"]) == (False, True)
+    assert api("GET", "drivers").get_json()["drivers"][0] == stopped
+
+
+def test_a_position_that_arrives_late_does_not_move_the_driver_back(api):
+    api("PUT", "drivers/11/position", {"lat": 46.21, "lon": 6.13})
+    late = {"lat": 46.30, "lon": 6.20, "at": "2026-03-02T08:59:00Z"}
+    assert api("PUT", "drivers/11/position", late).get_json()["lat"] == 46.21
+
+
+def test_a_list_shows_own_drivers_and_how_much_they_have_to_do(api):
+    commit(api, api("POST", "bookings", a_booking()).get_json()["id"], driver_id=12)
+    shown = api("GET", "drivers").get_json()["drivers"]
+    assert [(d["id"], d["commitments"]) for d in shown] == [(11, 0), (12, 1)]
+    assert api("GET", "drivers?limit=1").get_json()["next_after"] == 11
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "drivers/21", None),
+        ("PUT", "drivers/21/position", {"lat": 46, "lon": 6}),
+        ("POST", "drivers/21/on-shift", {}),
+        ("POST", "drivers/21/off-shift", {}),
+        ("PUT", "drivers/21/vehicle", {"down": True}),
+    ],
+)
+def test_another_companys_driver_is_not_there(api, method, path, body):
+    assert is_problem(api(method, path, body), 404, "path.driver_id")
+    assert api("GET", "drivers/21", key="two").get_json()["on_shift"] is False
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("position", {"lat": 46.2}, "body.lon"),
+        ("position", {"lat": 46.2, "lon": 181}, "body.lon"),
+        ("position", {"lat": 46.2, "lon": 6, "at": "2026-03-02T10:00:00Z"}, "body.at"),
+        ("vehicle", {"down": "yes"}, "body.down"),
+    ],
+)
+def test_what_cannot_be_is_named(api, path, body, field):
+    assert is_problem(api("PUT", f"drivers/11/{path}", body), 422, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"shift_end_at": "2026-03-02T08:00:00Z"}, "body.shift_end_at"),
+        ({"shift_start_at": "2026-03-12T08:00:00Z"}, "body.shift_start_at"),
+        ({"shift_end": "2026-03-02T18:00:00Z"}, "body.shift_end"),
+    ],
+)
+def test_a_shift_that_cannot_be_is_named(api, body, field):
+    assert is_problem(api("POST", "drivers/11/on-shift", body), 422, field)
