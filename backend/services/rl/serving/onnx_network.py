@@ -22,13 +22,19 @@ from services.rl.simulation.types import DispatchState
 
 from .bundle import Bundle
 
-FLOAT, INT8_TENSOR, INT8_CHANNEL = "onnx_fp32", "onnx_int8_tensor", "onnx_int8_channel"
+FLOAT, INT8_TENSOR, INT8_CHANNEL, INT8_MIXED = (
+    "onnx_fp32",
+    "onnx_int8_tensor",
+    "onnx_int8_channel",
+    "onnx_int8_mixed",
+)
 MODEL_FILES: Final = {
     FLOAT: "model.onnx",
     INT8_TENSOR: "model_int8_tensor.onnx",
     INT8_CHANNEL: "model_int8_channel.onnx",
+    INT8_MIXED: "model_int8_mixed.onnx",
 }
-"""File of each ONNX backend in a bundle."""
+"""File of each ONNX backend in a bundle; mixed: the layers that decide stay float."""
 
 _SHOWN: Final = 20
 
