@@ -31,3 +31,7 @@ class PolicyError(AtmrError):
 
 class TrainingError(AtmrError):
     """A training run that cannot start, go on or be resumed: configuration, checkpoint, numbers."""
+
+
+class BundleError(AtmrError):
+    """A model bundle that is damaged, altered, of another scenario, or cannot be served."""

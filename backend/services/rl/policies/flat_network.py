@@ -1,5 +1,7 @@
 """`dqn` on the roadmap's flat network: argmax of masked Q, again and again until WAIT. No Torch."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from .base import Decision, DecisionSet
 from .model_files import MODEL_FILE, ModelManifest, read_arrays, trained_as
 
 Array = npt.NDArray[np.float32]
+Forward = Callable[[Array, npt.NDArray[np.bool_]], Array]
+"""Q ``(B, A)`` from states ``(B, S)`` and masks ``(B, A)``."""
 
 
 class FlatForward:
@@ -87,7 +91,9 @@ class FlatPolicy:
             )
         arrays = read_arrays(folder)
         try:
-            self._forward = FlatForward(arrays, dueling=bool(manifest.network.get("dueling")))
+            self._forward: Forward = FlatForward(
+                arrays, dueling=bool(manifest.network.get("dueling"))
+            )
         except KeyError as error:
             raise PolicyError(f"{folder}: the flat network has no parameter {error}") from error
         self._scenario, self._source = scenario, source
@@ -95,6 +101,13 @@ class FlatPolicy:
         # Batches of days are played on engines of the standard layout; others one by one.
         standard = ObservationLayout("compact", drivers, 20)
         self.play = self._play if self._layout == standard else None
+
+    def running(self, forward: Forward) -> "FlatPolicy":
+        """The same policy with its network run by something else; for comparing backends."""
+        other = copy.copy(self)
+        other._forward, other._host = forward, None
+        other.play = other._play if self.play is not None else None
+        return other
 
     def decide(
         self,

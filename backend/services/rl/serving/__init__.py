@@ -1,0 +1,1 @@
+"""Serving: model bundles, the inference engine, the registry. Nothing here imports Torch."""
