@@ -26,7 +26,7 @@ from services.rl.simulation.types import (
 
 from .operating_day import OperatingDay
 
-OPEN_STATUSES = ("PENDING", "UNASSIGNED")
+OPEN_STATUSES = ("PENDING",)
 """Of bookings that wait for a driver."""
 
 IMMEDIATE_LEAD_MIN = 15.0
@@ -113,16 +113,16 @@ def read_fleet(
     }
     commitments: dict[int, list[Commitment]] = {driver.id: [] for driver in drivers}
     for row in session.scalars(
-        select(Commitment)
-        .where(Commitment.company_id == company_id)
-        .order_by(Commitment.order_no)
+        select(Commitment).where(Commitment.company_id == company_id).order_by(Commitment.order_no)
     ):
         if row.driver_id in commitments:
             commitments[row.driver_id].append(row)
     booked = {row.booking_id for rows in commitments.values() for row in rows}
-    jobs = {
-        row.id: row for row in session.scalars(select(Booking).where(Booking.id.in_(booked)))
-    } if booked else {}
+    jobs = (
+        {row.id: row for row in session.scalars(select(Booking).where(Booking.id.in_(booked)))}
+        if booked
+        else {}
+    )
     pins = {
         row.booking_id: row.driver_id
         for row in session.scalars(select(BookingPin).where(BookingPin.company_id == company_id))
@@ -232,9 +232,8 @@ def _driver_row(
     fresh = False
     if status is not None and status.lat is not None and status.lon is not None:
         lat, lon = status.lat, status.lon
-        fresh = (
-            status.position_at is not None
-            and now - status.position_at <= timedelta(minutes=FRESH_MIN)
+        fresh = status.position_at is not None and now - status.position_at <= timedelta(
+            minutes=FRESH_MIN
         )
     free = max(start, now_min)
     busy = served[1]
@@ -318,9 +317,7 @@ def km_between(tables: TravelTables, a: tuple[float, float], b: tuple[float, flo
     return float(TravelModel(tables).km_matrix([a[0]], [a[1]], [0], [b[0]], [b[1]], [0])[0, 0])
 
 
-def _served(
-    session: Session, company_id: int, day: OperatingDay
-) -> dict[int, tuple[int, float]]:
+def _served(session: Session, company_id: int, day: OperatingDay) -> dict[int, tuple[int, float]]:
     """Bookings completed today and minutes from pickup to the end of the dropoff, per driver.
 
     The empty way is not in the minutes: the table does not tell when a driver left.

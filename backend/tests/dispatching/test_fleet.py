@@ -1,17 +1,14 @@
 """The database's picture of a fleet is the simulator's."""
 
-from datetime import timedelta
-
 import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
 from extensions import Database
-from models import Base, Booking, DriverStatus
+from models import Base
 from services.dispatching.fleet import read_fleet
 from services.dispatching.operating_day import operating_day
 from services.rl.policies.registry import make_policy
-from services.rl.simulation import world
 from services.rl.simulation.engine import Engine, travel_tables
 from services.rl.simulation.scenarios import load_scenario
 
@@ -53,19 +50,24 @@ def test_a_mirrored_day_gives_the_simulators_states(database, atmr_home):
                 np.testing.assert_allclose(
                     found.state.bookings[name][take].astype(float),
                     expected.bookings[name].astype(float),
-                    rtol=0, atol=1e-4, err_msg=name,
+                    rtol=0,
+                    atol=1e-4,
+                    err_msg=name,
                 )
             for name in ("lat", "lon", "committed", "wheelchair", "emergency", "shift_end_min"):
                 np.testing.assert_allclose(
                     found.state.drivers[name].astype(float),
                     expected.drivers[name].astype(float),
-                    rtol=0, atol=1e-4, err_msg=name,
+                    rtol=0,
+                    atol=1e-4,
+                    err_msg=name,
                 )
             now = engine.now_min(0)
             np.testing.assert_allclose(
                 np.maximum(now, found.state.drivers["free_at_min"]),
                 np.maximum(now, expected.drivers["free_at_min"]),
-                rtol=0, atol=1e-3,
+                rtol=0,
+                atol=1e-3,
             )
             jobs += int(expected.drivers["committed"].sum())
         compared += 1

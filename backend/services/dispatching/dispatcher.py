@@ -1,0 +1,403 @@
+"""Decide for a company, commit what is decided, and log it, in one transaction.
+
+A decision is made outside the transaction, on a state that was read before it; the transaction
+checks that nothing it rests on has changed, and otherwise the decision is made again. Two keys of
+the table ``commitment`` stand behind that check: one row per booking, one per place of a driver.
+"""
+
+import hashlib
+import logging
+import uuid
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from clock import Clock
+from extensions import Database
+from models import Assignment, Booking, Commitment, Decision, FleetSnapshot
+from routes.statuses import ASSIGNED, PENDING
+from services.rl.ab_dispatcher import RoutedEpoch
+from services.rl.errors import AtmrError
+from services.rl.experiments.routed import Routed
+from services.rl.simulation.observation import LAYOUT_VERSION
+from services.rl.simulation.travel import depart_min
+from services.rl.simulation.types import STATE_SCHEMA
+
+from .desk import Desk
+from .fleet import Fleet, earliest_pickups, km_between, may_serve, read_fleet
+from .operating_day import operating_day
+from .schedule import Planned, Schedule
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 4
+
+
+class DispatchError(AtmrError):
+    """A booking that cannot be dispatched as asked."""
+
+
+class ConflictError(Exception):
+    """What a decision rests on has changed; decide again."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one booking.
+
+    Attributes:
+        decision_id: Of the log.
+        booking_id: The booking.
+        driver_id: Who takes it; None: deferred.
+        assignment_id: Of the host's table; None: deferred.
+        routed: What the arm decided, and by which rules.
+        planned: The job, where it is assigned.
+        planned_pickup_at: When, by plan.
+        decide_again_at: The next epoch; None: assigned.
+        must_decide_by: From then on nobody can be there within the window any more; None where
+            that has passed, or nobody may serve it at all.
+        overdue: Nobody can reach the patient within the grace: tell them.
+        serviceable: Some vehicle on duty fits.
+    """
+
+    decision_id: str
+    booking_id: int
+    driver_id: int | None
+    assignment_id: int | None
+    routed: Routed
+    planned: Planned | None
+    planned_pickup_at: datetime | None
+    decide_again_at: datetime | None
+    must_decide_by: datetime | None
+    overdue: bool
+    serviceable: bool
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One company's epoch.
+
+    Attributes:
+        company_id: Whose.
+        at: The present moment.
+        fates: One per booking decided.
+        snapshot_id: Of the logged state; None: there was nothing to decide.
+    """
+
+    company_id: int
+    at: datetime
+    fates: tuple[Fate, ...]
+    snapshot_id: int | None
+
+
+class Dispatcher:
+    """Dispatches for all companies of this process.
+
+    Args:
+        desk: Who decides.
+        database: Rows.
+        clock: The present moment.
+        zone: Of drivers' shifts and operating days.
+    """
+
+    def __init__(self, desk: Desk, database: Database, clock: Clock, zone: ZoneInfo) -> None:
+        self.desk = desk
+        self._database = database
+        self._clock = clock
+        self._zone = zone
+
+    def fleet(self, session: Session, company_id: int) -> Fleet | None:
+        """The company's fleet now."""
+        now = self._clock.now()
+        scenario = self.desk.scenario
+        day = operating_day(now, scenario.rules, self._zone)
+        return read_fleet(session, company_id, now, day, scenario, self.desk.tables, self._zone)
+
+    def dispatch(self, company_id: int, only: Collection[int] | None = None) -> Epoch:
+        """Decide all open bookings of a company, or some; commit and log.
+
+        Args:
+            company_id: Whose.
+            only: Ids of open bookings; None: all of them.
+
+        Raises:
+            DispatchError: If a booking asked for is not open, there is no active driver, or the
+                fleet changed again and again meanwhile.
+        """
+        for attempt in range(_ATTEMPTS):
+            with self._database.reading() as session:
+                fleet = self.fleet(session, company_id)
+            if fleet is None:
+                raise DispatchError("this company has no active driver")
+            wanted = self._wanted(fleet, only)
+            at = fleet.day.instant(fleet.state.now_min)
+            if not wanted:
+                return Epoch(company_id, at, (), None)
+            decided = self.desk.dispatcher(company_id).decide(
+                fleet.state,
+                plan=self.desk.plan(company_id),
+                company_id=company_id,
+                at=at,
+                only=None if only is None else [str(b) for b in wanted],
+            )
+            try:
+                with self._database.writing() as session:
+                    epoch = self._commit(session, company_id, fleet, decided, at)
+            except (ConflictError, IntegrityError):
+                logger.info("company %d changed while deciding; attempt %d", company_id, attempt)
+                continue
+            if only is None:
+                self.desk.keep_plan(company_id, decided.plan)
+            return epoch
+        raise DispatchError("the fleet changes faster than it can be decided; try again")
+
+    def _wanted(self, fleet: Fleet, only: Collection[int] | None) -> list[int]:
+        known = [booking.id for booking in fleet.bookings]
+        if only is None:
+            return known
+        missing = sorted(set(only) - set(known))
+        if missing:
+            raise DispatchError(f"booking {missing[0]} is not open")
+        return sorted(set(only))
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def _commit(
+        self,
+        session: Session,
+        company_id: int,
+        fleet: Fleet,
+        decided: RoutedEpoch,
+        at: datetime,
+    ) -> Epoch:
+        row_of_booking = {name: i for i, name in enumerate(fleet.state.booking_ids)}
+        row_of_driver = {name: i for i, name in enumerate(fleet.state.driver_ids)}
+        assigned = decided.assignments
+        self._check_unchanged(session, fleet, assigned)
+        snapshot = self._snapshot(session, company_id, fleet, at)
+        schedule = Schedule(fleet, self.desk.tables)
+        plan_hash = _hash(decided.plan)
+        again = fleet.day.instant(fleet.state.now_min + self.desk.scenario.rules.epoch_min)
+        limits = self._limits(fleet)
+        taken = {driver: {c.slot for c in rows} for driver, rows in fleet.commitments.items()}
+        last = {
+            driver: max((c.order_no for c in rows), default=0)
+            for driver, rows in fleet.commitments.items()
+        }
+        fates: list[Fate] = []
+        for seq, routed in enumerate([*decided.decisions, *decided.shadow]):
+            row = row_of_booking[routed.booking_id]
+            booking = fleet.bookings[row]
+            decision_id = uuid.uuid4().hex
+            job = None
+            driver_row = None if routed.driver_id is None else row_of_driver[routed.driver_id]
+            if driver_row is not None:
+                job = schedule.planned(driver_row, row)
+            latest, serviceable = limits[row]
+            assigns = driver_row is not None
+            session.add(
+                Decision(
+                    id=decision_id,
+                    snapshot_id=snapshot.id,
+                    seq=seq,
+                    company_id=company_id,
+                    booking_id=booking.id,
+                    driver_id=None if routed.driver_id is None else int(routed.driver_id),
+                    action="assign" if assigns else "defer",
+                    k=routed.k,
+                    propensity=routed.propensity,
+                    arm=routed.arm,
+                    unit=routed.unit,
+                    model=routed.model or None,
+                    layout=LAYOUT_VERSION,
+                    score=_finite(routed.decision.score),
+                    features=_features(routed, job),
+                    latency_ms=routed.latency_ms,
+                    fallback_reason=routed.fallback_reason,
+                    plan_hash=plan_hash,
+                    decided_at=at,
+                    decide_again_at=None if assigns else again,
+                    must_decide_by=latest,
+                    shadow=routed.shadow,
+                )
+            )
+            if routed.shadow:
+                continue
+            assignment = None
+            if driver_row is not None:
+                job = schedule.add(driver_row, row)
+                driver_id = fleet.drivers[driver_row].id
+                slot = next(
+                    i for i in range(len(taken[driver_id]) + 1) if i not in taken[driver_id]
+                )
+                taken[driver_id].add(slot)
+                last[driver_id] += 1
+                assignment = self._assign(
+                    session, fleet, booking, driver_id, slot, last[driver_id], decision_id, job, at
+                )
+            fates.append(
+                Fate(
+                    decision_id=decision_id,
+                    booking_id=booking.id,
+                    driver_id=None if assignment is None else assignment.driver_id,
+                    assignment_id=None if assignment is None else assignment.id,
+                    routed=routed,
+                    planned=job,
+                    planned_pickup_at=None if job is None else fleet.day.instant(job.pickup_min),
+                    decide_again_at=None if assigns else again,
+                    must_decide_by=latest,
+                    overdue=booking.id in fleet.stretched,
+                    serviceable=serviceable,
+                )
+            )
+        return Epoch(company_id, at, tuple(fates), snapshot.id)
+
+    def _check_unchanged(self, session: Session, fleet: Fleet, assigned: Sequence[Routed]) -> None:
+        """The bookings assigned are still open, and their drivers have the jobs they had.
+
+        Raises:
+            ConflictError: Otherwise.
+        """
+        if not assigned:
+            return
+        bookings = sorted(int(r.booking_id) for r in assigned)
+        open_ = session.scalars(
+            select(Booking.id)
+            .where(Booking.id.in_(bookings), Booking.status == PENDING)
+            .order_by(Booking.id)
+            .with_for_update()
+        ).all()
+        if list(open_) != bookings:
+            raise ConflictError
+        drivers = {int(r.driver_id) for r in assigned if r.driver_id is not None}
+        now: dict[int, set[tuple[int, int, str]]] = {driver: set() for driver in drivers}
+        for row in session.execute(
+            select(
+                Commitment.driver_id, Commitment.booking_id, Commitment.order_no, Commitment.state
+            ).where(Commitment.driver_id.in_(drivers))
+        ):
+            now[row.driver_id].add((row.booking_id, row.order_no, row.state))
+        for driver in drivers:
+            before = {(c.booking_id, c.order_no, c.state) for c in fleet.commitments[driver]}
+            if before != now[driver]:
+                raise ConflictError
+
+    def _assign(
+        self,
+        session: Session,
+        fleet: Fleet,
+        booking: Booking,
+        driver_id: int,
+        slot: int,
+        order_no: int,
+        decision_id: str,
+        job: Planned,
+        at: datetime,
+    ) -> Assignment:
+        assignment = Assignment(
+            booking_id=booking.id, driver_id=driver_id, assigned_at=at, status=ASSIGNED
+        )
+        session.add(assignment)
+        own = session.get(Booking, booking.id)
+        assert own is not None
+        own.status = ASSIGNED
+        session.flush()
+        session.add(
+            Commitment(
+                booking_id=booking.id,
+                company_id=booking.company_id,
+                driver_id=driver_id,
+                assignment_id=assignment.id,
+                slot=slot,
+                order_no=order_no,
+                decision_id=decision_id,
+                planned_depart_at=fleet.day.instant(job.depart_min),
+                planned_pickup_at=fleet.day.instant(job.pickup_min),
+                planned_dropoff_at=fleet.day.instant(job.dropoff_min),
+                state="queued",
+                created_at=at,
+            )
+        )
+        session.flush()
+        return assignment
+
+    def _snapshot(
+        self, session: Session, company_id: int, fleet: Fleet, at: datetime
+    ) -> FleetSnapshot:
+        state = fleet.state
+        row = FleetSnapshot(
+            company_id=company_id,
+            epoch_at=at,
+            now_min=state.now_min,
+            day=fleet.day.date,
+            scenario_hash=state.scenario_hash,
+            layout=LAYOUT_VERSION,
+            schema=STATE_SCHEMA,
+            num_drivers=len(state.driver_ids),
+            num_bookings=len(state.booking_ids),
+            payload=zlib.compress(state.to_json().encode()),
+        )
+        session.add(row)
+        session.flush()
+        return row
+
+    def _limits(self, fleet: Fleet) -> list[tuple[datetime | None, bool]]:
+        """For each booking: until when it must be decided, and whether some vehicle fits."""
+        state = fleet.state
+        rows, drivers = state.bookings, state.drivers
+        fits = may_serve(rows, drivers, self.desk.scenario)
+        at = np.where(
+            fits, earliest_pickups(rows, drivers, state.now_min, self.desk.tables), np.inf
+        )
+        found: list[tuple[datetime | None, bool]] = []
+        for b in range(len(rows)):
+            in_time = np.flatnonzero(at[:, b] <= rows["window_end_min"][b])
+            latest = None
+            if len(in_time):
+                latest = fleet.day.instant(max(self._latest(fleet, int(d), b) for d in in_time))
+            found.append((latest, bool(fits[:, b].any())))
+        return found
+
+    def _latest(self, fleet: Fleet, driver: int, booking: int) -> float:
+        d: Any = fleet.state.drivers[driver]
+        b: Any = fleet.state.bookings[booking]
+        km = km_between(
+            self.desk.tables,
+            (float(d["lat"]), float(d["lon"])),
+            (float(b["pickup_lat"]), float(b["pickup_lon"])),
+        )
+        return float(depart_min(self.desk.tables, float(b["window_end_min"]), km, 0, 0))
+
+
+def _features(routed: Routed, job: Planned | None) -> dict[str, float]:
+    shown = {name: _finite(value) for name, value in routed.decision.features.items()}
+    if job is not None:
+        shown |= {
+            "depart_min": job.depart_min,
+            "pickup_min": job.pickup_min,
+            "late_min": job.late_min,
+            "wait_min": job.wait_min,
+            "deadhead_km": job.deadhead_km,
+            "drive_min": job.drive_min,
+        }
+    return (
+        {name: round(float(value), 3) for name, value in shown.items() if value is not None}
+        | ({"explored": 1.0} if routed.explored else {})
+        | ({"conflict": 1.0} if routed.conflict else {})
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _hash(plan: Any) -> str:
+    return hashlib.sha256(repr(plan).encode()).hexdigest()[:16]
