@@ -28,6 +28,7 @@ from models.database_url import reason
 from rate_limits import RateLimits
 from routes.assignments import assignments
 from routes.bookings import bookings
+from routes.dispatch import dispatch
 from routes.drivers import drivers
 from routes.experiments import experiments
 from routes.health import health
@@ -42,6 +43,7 @@ API = "/api/v1"
 API_BLUEPRINTS: tuple[ApiBlueprint, ...] = (
     bookings,
     drivers,
+    dispatch,
     assignments,
     experiments,
     models,

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from clock import Clock
 from extensions import Database
@@ -32,6 +32,7 @@ _LOOK_EVERY_S: Final = 2.0
 _MOST_PLANS: Final = 500
 
 
+@runtime_checkable
 class Champions(Protocol):
     """The part of a model registry that is needed here."""
 

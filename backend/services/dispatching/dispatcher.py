@@ -9,7 +9,7 @@ import hashlib
 import logging
 import uuid
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -27,6 +27,7 @@ from routes.statuses import ASSIGNED, PENDING
 from services.rl.ab_dispatcher import RoutedEpoch
 from services.rl.errors import AtmrError
 from services.rl.experiments.routed import Routed
+from services.rl.policies.base import Decision as PolicyDecision
 from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.travel import depart_min
 from services.rl.simulation.types import STATE_SCHEMA
@@ -34,6 +35,7 @@ from services.rl.simulation.types import STATE_SCHEMA
 from .desk import Desk
 from .fleet import Fleet, earliest_pickups, km_between, may_serve, read_fleet
 from .operating_day import operating_day
+from .pins import Pinned, set_pins_aside
 from .schedule import Planned, Schedule
 
 logger = logging.getLogger(__name__)
@@ -121,12 +123,37 @@ class Dispatcher:
         day = operating_day(now, scenario.rules, self._zone)
         return read_fleet(session, company_id, now, day, scenario, self.desk.tables, self._zone)
 
-    def dispatch(self, company_id: int, only: Collection[int] | None = None) -> Epoch:
+    def now(self) -> datetime:
+        """The present moment."""
+        return self._clock.now()
+
+    def look(self, company_id: int) -> tuple[Fleet, list[tuple[datetime | None, bool]]]:
+        """The fleet, and per booking until when it must be decided and whether a vehicle fits.
+
+        Raises:
+            DispatchError: If there is no active driver.
+        """
+        with self._database.reading() as session:
+            fleet = self.fleet(session, company_id)
+        if fleet is None:
+            raise DispatchError("this company has no active driver")
+        return fleet, self._limits(fleet)
+
+    def dispatch(
+        self,
+        company_id: int,
+        only: Collection[int] | None = None,
+        *,
+        before: Callable[[Session], None] | None = None,
+        after: Callable[[Session, Epoch], None] | None = None,
+    ) -> Epoch:
         """Decide all open bookings of a company, or some; commit and log.
 
         Args:
             company_id: Whose.
             only: Ids of open bookings; None: all of them.
+            before: Called first in the transaction that commits; what it raises ends it.
+            after: Called last in it.
 
         Raises:
             DispatchError: If a booking asked for is not open, there is no active driver, or the
@@ -137,10 +164,21 @@ class Dispatcher:
                 fleet = self.fleet(session, company_id)
             if fleet is None:
                 raise DispatchError("this company has no active driver")
-            wanted = self._wanted(fleet, only)
             at = fleet.day.instant(fleet.state.now_min)
-            if not wanted:
-                return Epoch(company_id, at, (), None)
+            everything = self._wanted(fleet, only)
+            fleet, pins = set_pins_aside(fleet, self.desk.scenario, self.desk.tables)
+            pinned = tuple(pin for pin in pins if pin.booking.id in everything)
+            left = {pin.booking.id for pin in pins}
+            wanted = [booking for booking in everything if booking not in left]
+            if not everything:
+                epoch = Epoch(company_id, at, (), None)
+                if before is not None or after is not None:
+                    with self._database.writing() as session:
+                        if before is not None:
+                            before(session)
+                        if after is not None:
+                            after(session, epoch)
+                return epoch
             decided = self.desk.dispatcher(company_id).decide(
                 fleet.state,
                 plan=self.desk.plan(company_id),
@@ -150,7 +188,11 @@ class Dispatcher:
             )
             try:
                 with self._database.writing() as session:
-                    epoch = self._commit(session, company_id, fleet, decided, at)
+                    if before is not None:
+                        before(session)
+                    epoch = self._commit(session, company_id, fleet, decided, pinned, at)
+                    if after is not None:
+                        after(session, epoch)
             except (ConflictError, IntegrityError):
                 logger.info("company %d changed while deciding; attempt %d", company_id, attempt)
                 continue
@@ -176,24 +218,29 @@ class Dispatcher:
         company_id: int,
         fleet: Fleet,
         decided: RoutedEpoch,
+        pinned: Sequence[Pinned],
         at: datetime,
     ) -> Epoch:
         row_of_booking = {name: i for i, name in enumerate(fleet.state.booking_ids)}
         row_of_driver = {name: i for i, name in enumerate(fleet.state.driver_ids)}
         assigned = decided.assignments
-        self._check_unchanged(session, fleet, assigned)
+        kept = [pin for pin in pinned if pin.due]
+        self._check_unchanged(
+            session,
+            fleet,
+            [(int(r.booking_id), int(r.driver_id)) for r in assigned if r.driver_id is not None]
+            + [(pin.booking.id, pin.driver_id) for pin in kept],
+        )
         snapshot = self._snapshot(session, company_id, fleet, at)
         schedule = Schedule(fleet, self.desk.tables)
         plan_hash = _hash(decided.plan)
         again = fleet.day.instant(fleet.state.now_min + self.desk.scenario.rules.epoch_min)
         limits = self._limits(fleet)
-        taken = {driver: {c.slot for c in rows} for driver, rows in fleet.commitments.items()}
-        last = {
-            driver: max((c.order_no for c in rows), default=0)
-            for driver, rows in fleet.commitments.items()
-        }
+        places = _Places(fleet)
         fates: list[Fate] = []
-        for seq, routed in enumerate([*decided.decisions, *decided.shadow]):
+        for pin in pinned:
+            fates.append(self._keep_pin(session, fleet, snapshot, len(fates), pin, places, at))
+        for seq, routed in enumerate([*decided.decisions, *decided.shadow], start=len(fates)):
             row = row_of_booking[routed.booking_id]
             booking = fleet.bookings[row]
             decision_id = uuid.uuid4().hex
@@ -235,13 +282,8 @@ class Dispatcher:
             if driver_row is not None:
                 job = schedule.add(driver_row, row)
                 driver_id = fleet.drivers[driver_row].id
-                slot = next(
-                    i for i in range(len(taken[driver_id]) + 1) if i not in taken[driver_id]
-                )
-                taken[driver_id].add(slot)
-                last[driver_id] += 1
                 assignment = self._assign(
-                    session, fleet, booking, driver_id, slot, last[driver_id], decision_id, job, at
+                    session, fleet, booking, driver_id, places, decision_id, job, at
                 )
             fates.append(
                 Fate(
@@ -268,7 +310,7 @@ class Dispatcher:
         """
         if not assigned:
             return
-        bookings = sorted(int(r.booking_id) for r in assigned)
+        bookings = sorted(booking for booking, _ in assigned)
         open_ = session.scalars(
             select(Booking.id)
             .where(Booking.id.in_(bookings), Booking.status == PENDING)
@@ -277,7 +319,7 @@ class Dispatcher:
         ).all()
         if list(open_) != bookings:
             raise ConflictError
-        drivers = {int(r.driver_id) for r in assigned if r.driver_id is not None}
+        drivers = {driver for _, driver in assigned}
         now: dict[int, set[tuple[int, int, str]]] = {driver: set() for driver in drivers}
         for row in session.execute(
             select(
@@ -296,8 +338,7 @@ class Dispatcher:
         fleet: Fleet,
         booking: Booking,
         driver_id: int,
-        slot: int,
-        order_no: int,
+        places: "_Places",
         decision_id: str,
         job: Planned,
         at: datetime,
@@ -310,6 +351,7 @@ class Dispatcher:
         assert own is not None
         own.status = ASSIGNED
         session.flush()
+        slot, order_no = places.next(driver_id)
         session.add(
             Commitment(
                 booking_id=booking.id,
@@ -328,6 +370,83 @@ class Dispatcher:
         )
         session.flush()
         return assignment
+
+    def assign(
+        self,
+        session: Session,
+        fleet: Fleet,
+        booking: Booking,
+        driver_id: int,
+        decision_id: str,
+        job: Planned,
+        at: datetime,
+    ) -> Assignment:
+        """Commit a booking to a driver behind what the driver has."""
+        return self._assign(
+            session, fleet, booking, driver_id, _Places(fleet), decision_id, job, at
+        )
+
+    def _keep_pin(
+        self,
+        session: Session,
+        fleet: Fleet,
+        snapshot: FleetSnapshot,
+        seq: int,
+        pin: Pinned,
+        places: "_Places",
+        at: datetime,
+    ) -> Fate:
+        decision_id = uuid.uuid4().hex
+        again = fleet.day.instant(fleet.state.now_min + self.desk.scenario.rules.epoch_min)
+        routed = Routed(
+            booking_id=str(pin.booking.id),
+            driver_id=str(pin.driver_id) if pin.due else None,
+            arm="human",
+            unit="",
+            policy="human",
+            model="",
+            fallback_reason=None,
+            latency_ms=0.0,
+            decision=PolicyDecision(-1, None),
+        )
+        session.add(
+            Decision(
+                id=decision_id,
+                snapshot_id=snapshot.id,
+                seq=seq,
+                company_id=snapshot.company_id,
+                booking_id=pin.booking.id,
+                driver_id=pin.driver_id if pin.due else None,
+                action="assign" if pin.due else "defer",
+                arm="human",
+                unit="",
+                layout=LAYOUT_VERSION,
+                features=_features(routed, pin.job),
+                latency_ms=0.0,
+                decided_at=at,
+                decide_again_at=None if pin.due else again,
+                source="human",
+            )
+        )
+        assignment = None
+        if pin.due:
+            session.flush()
+            assignment = self._assign(
+                session, fleet, pin.booking, pin.driver_id, places, decision_id, pin.job, at
+            )
+        return Fate(
+            decision_id=decision_id,
+            booking_id=pin.booking.id,
+            driver_id=pin.driver_id if pin.due else None,
+            assignment_id=None if assignment is None else assignment.id,
+            routed=routed,
+            planned=pin.job if pin.due else None,
+            planned_pickup_at=fleet.day.instant(pin.job.pickup_min) if pin.due else None,
+            decide_again_at=None if pin.due else again,
+            must_decide_by=fleet.day.instant(pin.job.depart_min),
+            overdue=pin.booking.id in fleet.stretched,
+            serviceable=True,
+        )
 
     def _snapshot(
         self, session: Session, company_id: int, fleet: Fleet, at: datetime
@@ -375,6 +494,24 @@ class Dispatcher:
             (float(b["pickup_lat"]), float(b["pickup_lon"])),
         )
         return float(depart_min(self.desk.tables, float(b["window_end_min"]), km, 0, 0))
+
+
+class _Places:
+    """Free places in drivers' queues, and the order of work."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._taken = {d: {c.slot for c in rows} for d, rows in fleet.commitments.items()}
+        self._last = {
+            d: max((c.order_no for c in rows), default=0) for d, rows in fleet.commitments.items()
+        }
+
+    def next(self, driver_id: int) -> tuple[int, int]:
+        """The lowest free slot, and the number behind all others; both are taken now."""
+        taken = self._taken[driver_id]
+        slot = next(i for i in range(len(taken) + 1) if i not in taken)
+        taken.add(slot)
+        self._last[driver_id] += 1
+        return slot, self._last[driver_id]
 
 
 def _features(routed: Routed, job: Planned | None) -> dict[str, float]:

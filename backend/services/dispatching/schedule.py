@@ -76,3 +76,11 @@ class Schedule:
         row["free_at_min"] = job.done_min
         row["committed"] += 1
         return job
+
+    def committed(self, driver: int) -> int:
+        """Jobs in progress or queued."""
+        return int(self._drivers[driver]["committed"])
+
+    def drivers(self) -> Any:
+        """Rows of the drivers as they are with everything added."""
+        return self._drivers.copy()

@@ -20,6 +20,7 @@ from config import Config
 from extensions import EXTENSION, Database, Services
 from migrations import upgrade
 from models import Assignment, Booking, Commitment, Driver
+from services.dispatching.part import hang_in
 from services.rl.simulation.scenarios import load_scenario
 
 GENEVA = load_scenario("geneva")
@@ -153,7 +154,9 @@ def make_api(database_url: str, atmr_home) -> Callable[..., Api]:
     def make(**settings: Any) -> Api:
         clock = FixedClock(NOW)
         config = Config.from_environment(database_url=database_url, **settings)
-        app = create_app(config, scenario=GENEVA, clock=clock, registry=RegistryInMemory())
+        app = create_app(
+            config, scenario=GENEVA, clock=clock, registry=RegistryInMemory(), set_up=(hang_in,)
+        )
         database = app.extensions[EXTENSION].database
         made.append(database)
         if not database.on_sqlite:

@@ -1,0 +1,71 @@
+"""Pinned bookings: a person's word comes before every policy."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models import Booking
+from services.rl.simulation.scenarios import Scenario
+from services.rl.simulation.travel import TravelTables
+
+from .fleet import Fleet, may_serve
+from .schedule import Planned, Schedule
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A pinned booking at this epoch.
+
+    Attributes:
+        booking: The booking.
+        driver_id: Whom it is pinned to.
+        job: As the driver would do it; committed now if it is due.
+        due: The driver must leave before the next epoch.
+    """
+
+    booking: Booking
+    driver_id: int
+    job: Planned
+    due: bool
+
+
+def set_pins_aside(
+    fleet: Fleet, scenario: Scenario, tables: TravelTables
+) -> tuple[Fleet, tuple[Pinned, ...]]:
+    """The fleet as policies may see it, without pinned bookings; and what becomes of those.
+
+    A pin that cannot be kept (the driver is not active, out of service, or has the wrong vehicle)
+    does not count: the patient is not to wait for it. Where the driver's queue is full the booking
+    waits for a place. A booking that is due is in the driver's work already.
+    """
+    if not any(booking.id in fleet.pins for booking in fleet.bookings):
+        return fleet, ()
+    state = fleet.state
+    row_of = {driver.id: d for d, driver in enumerate(fleet.drivers)}
+    fits = may_serve(state.bookings, state.drivers, scenario)
+    kept: list[int] = []
+    pinned: list[Pinned] = []
+    schedule = Schedule(fleet, tables)
+    capacity = 1 + scenario.rules.queue
+    for b, booking in enumerate(fleet.bookings):
+        driver_id = fleet.pins.get(booking.id)
+        d = None if driver_id is None else row_of.get(driver_id)
+        if driver_id is None or d is None or not fits[d, b]:
+            kept.append(b)
+            continue
+        job = schedule.planned(d, b)
+        due = job.depart_min < state.now_min + scenario.rules.epoch_min
+        if due and schedule.committed(d) < capacity:
+            pinned.append(Pinned(booking, driver_id, schedule.add(d, b), True))
+        else:
+            pinned.append(Pinned(booking, driver_id, job, False))
+    rows = np.array(kept, dtype=np.int64)
+    seen = replace(
+        state,
+        drivers=schedule.drivers(),
+        bookings=state.bookings[rows],
+        booking_ids=tuple(state.booking_ids[b] for b in kept),
+    )
+    return replace(fleet, state=seen, bookings=tuple(fleet.bookings[b] for b in kept)), tuple(
+        pinned
+    )
