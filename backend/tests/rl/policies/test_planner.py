@@ -28,6 +28,7 @@ from tests.rl.policies.geneva_days import (
 )
 
 ALL_DAY = 480.0
+FINGERPRINT = ("promised_min", "pickup_lat", "pickup_lon")
 
 
 def search(scenario=None, moves=4_000, **options):
@@ -53,6 +54,17 @@ def planned_routes(state, answer):
         d = state.driver_ids.index(name)
         routes[d] += [state.booking_ids.index(b) for b in route]
     return routes
+
+
+def plan_of(policy, state, now_min, *routes):
+    """A plan of an earlier epoch, of the state's bookings where it has them."""
+    row = {name: i for i, name in enumerate(state.booking_ids)}
+    seen = tuple(
+        (name, *(float(state.bookings[f][row[name]]) for f in FINGERPRINT))
+        for name in dict.fromkeys(b for _, route in routes for b in route)
+        if name in row
+    )
+    return SearchPlan(policy.scenario.sha256, now_min, routes, seen)
 
 
 def best_value(problem):
@@ -166,7 +178,7 @@ def test_the_plan_of_a_driver_who_broke_down_since_goes_to_others():
     day = day_of([booking(113, 1, 2)], [driver(0), driver(-2)])
     state = state_of(day, 100, down=np.array([True, False]))
     policy = search()
-    plan = SearchPlan(policy.scenario.sha256, 95.0, (("d0", ("b0",)),))
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)))
     assert planned_routes(state, policy.decide(state, plan=plan)) == [[], [0]]
 
 
@@ -193,11 +205,11 @@ def test_a_full_queue_commits_nothing_more():
 @pytest.mark.parametrize(
     "change", [{"scenario_hash": "another"}, {"now_min": 100.0}, {"now_min": 300.0}]
 )
-def test_a_plan_of_another_day_or_scenario_is_ignored_and_counted(change):
+def test_a_plan_of_another_scenario_or_a_later_moment_is_ignored_and_counted(change):
     day = day_of([booking(103, 1, 2)], [driver(0)])
     state = state_of(day, 100)
     policy = search()
-    plan = SearchPlan(policy.scenario.sha256, 95.0, (("d0", ("b0",)),))
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)))
     policy.decide(state, plan=plan)
     assert policy.ignored_plans == 0
     answer = policy.decide(state, plan=dataclasses.replace(plan, **change))
@@ -207,14 +219,56 @@ def test_a_plan_of_another_day_or_scenario_is_ignored_and_counted(change):
     assert policy.ignored_plans == 2
 
 
-def test_a_plan_with_unknown_names_or_a_booking_twice_does_no_harm():
+def test_bookings_and_drivers_who_are_gone_drop_out_of_a_plan():
     day = day_of([booking(150, 1, 2), booking(160, 3, 2)], [driver(0), driver(1)])
     state = state_of(day, 100)
     policy = search(moves=0)
-    plan = SearchPlan(
-        policy.scenario.sha256, 95.0, (("d0", ("b0", "gone", "b0")), ("d1", ("b0",)), ("d9", ()))
-    )
+    plan = plan_of(policy, state, 95.0, ("d0", ("gone", "b0", "lost")), ("d9", ("b1",)))
     assert policy.decide(state, plan=plan).plan.routes == (("d0", ("b0",)),)
+    assert policy.ignored_plans == 0
+
+
+@pytest.mark.parametrize("field", FINGERPRINT)
+def test_a_plan_of_another_day_with_the_same_names_is_ignored_and_counted(field):
+    """Ids start anew every day: yesterday's plan names today's bookings, and means others."""
+    day = day_of([booking(150, 1, 2), booking(160, 3, 2)], [driver(0), driver(1)])
+    state = state_of(day, 100)
+    policy = search(moves=0)
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)), ("d1", ("b1",)))
+    today = policy.decide(state, plan=plan)
+    assert today.plan.routes == (("d0", ("b0",)), ("d1", ("b1",)))
+    state.bookings[field][1] += 1e-9  # one that differs is enough: the whole plan is another's
+    assert policy.decide(state, plan=plan).plan.routes == ()
+    assert policy.decide(state, plan=dataclasses.replace(plan, bookings=())).plan.routes == ()
+    assert policy.ignored_plans == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"routes": (("d0", ("b0",) * 500),)},
+        {"routes": (("d0", ("b0",)), ("d1", ("b0",)))},
+        {"routes": (("d0", ("b0",)), ("d0", ("b1",)))},
+        {"routes": None},
+        {"routes": 7},
+        {"routes": (("d0",),)},
+        {"routes": (("d0", None),)},
+        {"routes": (("d0", (["b0"],)),)},
+        {"bookings": None},
+        {"bookings": (("b0",),)},
+        {"bookings": ((),)},
+        {"now_min": None},
+        {"now_min": float("nan")},
+    ],
+)
+def test_a_plan_out_of_shape_is_ignored_and_counted(change):
+    day = day_of([booking(103, 1, 2), booking(160, 3, 2)], [driver(0), driver(-5)])
+    state = state_of(day, 100)
+    policy = search()
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)))
+    answer = policy.decide(state, plan=dataclasses.replace(plan, **change))
+    assert policy.ignored_plans == 1
+    assert committed(state, answer) == {"b0": 0}
 
 
 def test_without_time_matching_decides_and_is_counted():
