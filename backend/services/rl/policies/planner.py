@@ -37,6 +37,8 @@ DEFAULT_MOVES: Final = 6_000
 LOOK_AHEAD: Final = 150.0
 _HOT, _COLD = 4.0, 0.3
 _FIRST_CHUNK = 500  # moves whose time tells how many fit into the rest of a budget
+_MOST_MOVES = 2**53  # beyond it a float counts no single moves
+_MOST_MS = 86_400_000.0
 _NO_TERMS = np.zeros(0)
 
 
@@ -101,10 +103,15 @@ class SearchPolicy:
             model_sha: SHA-256 of the values' file.
 
         Raises:
-            PolicyError: If the number of moves or the budget is negative.
+            PolicyError: If the number of moves, the budget or the seed is none that can be used.
         """
-        if moves < 0 or (budget_ms is not None and not budget_ms >= 0):
-            raise PolicyError(f"{name}: moves and budget_ms must be at least 0")
+        if not 0 <= moves <= _MOST_MOVES:
+            raise PolicyError(f"{name}: moves is {moves}, expected 0 to {_MOST_MOVES}")
+        if not 0 <= seed < 2**64:
+            raise PolicyError(f"{name}: seed is {seed}, expected 0 to 2**64 - 1")
+        if budget_ms is not None and not budget_ms >= 0:
+            raise PolicyError(f"{name}: budget_ms is {budget_ms}, expected at least 0")
+        _require_time(name, budget_ms)
         self.name = name
         self.note = note
         self.model_sha = model_sha
@@ -144,9 +151,13 @@ class SearchPolicy:
             budget_ms: Replaces the constructor's. With no time at all ``matching`` decides.
             rng: Not needed: the constructor's seed and the time of day seed the search, so that
                 single decisions and whole days agree.
+
+        Raises:
+            PolicyError: If the budget is no number, or endless.
         """
         begun = time.perf_counter()
         budget = self._budget_ms if budget_ms is None else budget_ms
+        _require_time(self.name, budget)
         if budget is not None and budget <= 0.0:
             return self._by_fallback(state)
         if self._host is None:
@@ -272,6 +283,13 @@ class SearchPolicy:
             self._fallback = make_baseline("matching", self._scenario, source=self._source)
         assert self._fallback is not None
         return self._fallback.decide(state)
+
+
+def _require_time(name: str, budget_ms: float | None) -> None:
+    if budget_ms is not None and not budget_ms <= _MOST_MS:
+        raise PolicyError(
+            f"{name}: budget_ms is {budget_ms}, expected at most {_MOST_MS:g} (a day)"
+        )
 
 
 class Advice:

@@ -359,6 +359,8 @@ def test_a_folder_without_values_is_not_answered_with_the_shipped_ones(tmp_path,
         lambda raw: raw | {"terms": raw["terms"][:-1]},
         lambda raw: raw | {"weights": raw["weights"][:-1]},
         lambda raw: raw | {"weights": [float("nan")] * NUM_TERMS},
+        lambda raw: raw | {"weights": ["1.0"] * NUM_TERMS},
+        lambda raw: raw | {"weights": [[1.0]] * NUM_TERMS},
         lambda raw: raw | {"schema": 99},
         lambda raw: {"schema": 1},
         lambda raw: [1],
@@ -370,6 +372,56 @@ def test_damaged_values_are_refused(tmp_path, damage):
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(PolicyError, match="planner values"):
         PlannerValues.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *itertools.product(
+            ("look_ahead_min", "hot"),
+            (0.0, -1.0, float("nan"), float("inf"), 1e300, 10**400, None, "4", True),
+        ),
+        *itertools.product(("minute",), (1e7, -1e7, float("inf"), 10**400, None)),
+    ],
+)
+def test_a_value_without_measure_is_refused_by_name(tmp_path, field, value):
+    """`hot` 0 was found out by the search, and a weight of 1e300 planned nothing, silently."""
+    path = tmp_path / "planner.json"
+    values_of(load_scenario("geneva")).save(path)
+    raw = json.loads(path.read_text())
+    if field in TERM:
+        raw["weights"][TERM.index(field)] = value
+    else:
+        raw[field] = value
+    path.write_text(json.dumps(raw))
+    with pytest.raises(PolicyError, match=field):
+        PlannerValues.load(path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *itertools.product(("budget_ms",), (-1.0, float("nan"), float("inf"), 1e300)),
+        *itertools.product(("moves",), (-1, float("nan"), float("inf"), 2**60)),
+        *itertools.product(("seed",), (-1, 2**64, float("nan"))),
+    ],
+)
+def test_an_impossible_budget_or_seed_is_refused_by_name(option, value):
+    with pytest.raises(PolicyError, match=f"rolling_search: {option} is"):
+        search(**{option: value})
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf")])
+def test_an_impossible_budget_of_one_decision_is_refused(budget):
+    state = state_of(day_of([booking(103, 1, 2)], [driver(0)]), 100)
+    with pytest.raises(PolicyError, match="budget_ms"):
+        search().decide(state, budget_ms=budget)
+
+
+def test_an_amount_of_thousands_of_digits_is_refused_in_a_sentence():
+    with pytest.raises(PolicyError, match="expected a whole number") as refusal:
+        make_policy("planner@" + 5_000 * "9", load_scenario("geneva"))
+    assert len(str(refusal.value)) < 200
 
 
 def test_an_amount_names_the_policy():
