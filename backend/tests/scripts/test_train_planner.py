@@ -66,9 +66,11 @@ def test_an_interrupted_fit_says_how_to_go_on_and_does(atmr_home, capsys):
     assert child.returncode == 130, error
     assert error.strip().endswith("--name long --generations 100000 --resume")
     before = journal.read_text().splitlines()
+    settings = (atmr_home / "results" / "long" / "training_config.json").read_text()
     assert train("--name", "long", "--resume") == 2  # of another number of generations
     assert "of a fit with other settings" in sentence(capsys)
     assert journal.read_text().splitlines()[: len(before)] == before
+    assert (atmr_home / "results" / "long" / "training_config.json").read_text() == settings
 
 
 def test_a_new_run_forgets_the_old_values_and_a_resumed_one_repeats_them(atmr_home):

@@ -37,16 +37,29 @@ DEFAULT_MOVES: Final = 6_000
 LOOK_AHEAD: Final = 150.0
 _HOT, _COLD = 4.0, 0.3
 _FIRST_CHUNK = 500  # moves whose time tells how many fit into the rest of a budget
+_MOST_MOVES = 2**53  # beyond it a float counts no single moves
+_MOST_MS = 86_400_000.0
 _NO_TERMS = np.zeros(0)
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """The plan of an epoch, by names that survive to the next: booking ids per driver id."""
+    """The plan of an epoch, by names that survive to the next.
+
+    Names repeat from day to day: what each planned booking looked like tells the days apart.
+
+    Attributes:
+        scenario_hash: Of the scenario planned for.
+        now_min: The epoch.
+        routes: Booking ids per driver id, each booking once.
+        bookings: Of each planned booking: id, promised minute, latitude and longitude of the
+            pickup, exactly as the state had them.
+    """
 
     scenario_hash: str
     now_min: float
     routes: tuple[tuple[str, tuple[str, ...]], ...]
+    bookings: tuple[tuple[str, float, float, float], ...]
 
 
 class SearchPolicy:
@@ -57,8 +70,8 @@ class SearchPolicy:
         note: Where its values come from, for reports.
         model_sha: SHA-256 of the values' file, where there is one.
         fallbacks: Epochs decided by ``matching`` because there was no time to search.
-        ignored_plans: Plans handed in that were of another scenario, a later moment or another
-            kind, and were not used.
+        ignored_plans: Plans handed in that were of another scenario, another day, a later moment
+            or another kind, or planned a booking twice, and were not used.
     """
 
     def __init__(
@@ -90,10 +103,15 @@ class SearchPolicy:
             model_sha: SHA-256 of the values' file.
 
         Raises:
-            PolicyError: If the number of moves or the budget is negative.
+            PolicyError: If the number of moves, the budget or the seed is none that can be used.
         """
-        if moves < 0 or (budget_ms is not None and not budget_ms >= 0):
-            raise PolicyError(f"{name}: moves and budget_ms must be at least 0")
+        if not 0 <= moves <= _MOST_MOVES:
+            raise PolicyError(f"{name}: moves is {moves}, expected 0 to {_MOST_MOVES}")
+        if not 0 <= seed < 2**64:
+            raise PolicyError(f"{name}: seed is {seed}, expected 0 to 2**64 - 1")
+        if budget_ms is not None and not budget_ms >= 0:
+            raise PolicyError(f"{name}: budget_ms is {budget_ms}, expected at least 0")
+        _require_time(name, budget_ms)
         self.name = name
         self.note = note
         self.model_sha = model_sha
@@ -133,9 +151,13 @@ class SearchPolicy:
             budget_ms: Replaces the constructor's. With no time at all ``matching`` decides.
             rng: Not needed: the constructor's seed and the time of day seed the search, so that
                 single decisions and whole days agree.
+
+        Raises:
+            PolicyError: If the budget is no number, or endless.
         """
         begun = time.perf_counter()
         budget = self._budget_ms if budget_ms is None else budget_ms
+        _require_time(self.name, budget)
         if budget is not None and budget <= 0.0:
             return self._by_fallback(state)
         if self._host is None:
@@ -167,7 +189,15 @@ class SearchPolicy:
             for d, name in enumerate(state.driver_ids)
             if length[0, d]
         )
-        return DecisionSet(decisions, SearchPlan(self._scenario.sha256, state.now_min, routes))
+        seen = _seen(state)
+        planned = tuple(
+            (state.booking_ids[row], *seen[row])
+            for d in range(len(state.driver_ids))
+            for row in rows[0, d, : length[0, d]]
+        )
+        return DecisionSet(
+            decisions, SearchPlan(self._scenario.sha256, state.now_min, routes, planned)
+        )
 
     def play(self, engine: Engine) -> None:
         """Play every environment of an engine to the end of its day, by moves."""
@@ -195,21 +225,15 @@ class SearchPolicy:
         length = np.zeros((1, drivers), dtype=np.int64)
         if plan is None:
             return rows, length
-        if (
-            not isinstance(plan, SearchPlan)
-            or plan.scenario_hash != self._scenario.sha256
-            or not plan.now_min < state.now_min
-        ):
+        routes = None
+        if isinstance(plan, SearchPlan) and plan.scenario_hash == self._scenario.sha256:
+            routes = _routes_of(plan, state)
+        if routes is None:
             self.ignored_plans += 1
             return rows, length
-        row_of = {name: row for row, name in enumerate(state.booking_ids)}
-        driver_of = {name: d for d, name in enumerate(state.driver_ids)}
-        for name, route in plan.routes:
-            d = driver_of.get(name)
-            known = [row_of[booking] for booking in route if booking in row_of]
-            if d is not None and known:
-                rows[0, d, : len(known)] = known
-                length[0, d] = len(known)
+        for d, route in routes.items():
+            rows[0, d, : len(route)] = route
+            length[0, d] = len(route)
         return rows, length
 
     def _search(
@@ -261,6 +285,13 @@ class SearchPolicy:
         return self._fallback.decide(state)
 
 
+def _require_time(name: str, budget_ms: float | None) -> None:
+    if budget_ms is not None and not budget_ms <= _MOST_MS:
+        raise PolicyError(
+            f"{name}: budget_ms is {budget_ms}, expected at most {_MOST_MS:g} (a day)"
+        )
+
+
 class Advice:
     """What the search would commit in the environments of an engine, without committing it.
 
@@ -299,6 +330,41 @@ class Advice:
     def forget(self, envs: IntArray) -> None:
         """A new day begins there."""
         self._length[envs] = 0
+
+
+def _seen(state: DispatchState) -> list[tuple[float, float, float]]:
+    """What tells each booking from one of the same name on another day."""
+    fields = ("promised_min", "pickup_lat", "pickup_lon")
+    return list(zip(*(state.bookings[name].tolist() for name in fields), strict=True))
+
+
+def _routes_of(plan: SearchPlan, state: DispatchState) -> dict[int, list[int]] | None:
+    """The plan as rows of the state's bookings per driver row; None: it cannot be of this day.
+
+    Bookings and drivers that are gone are left out.
+    """
+    row_of = {name: row for row, name in enumerate(state.booking_ids)}
+    driver_of = {name: d for d, name in enumerate(state.driver_ids)}
+    routes: dict[int, list[int]] = {}
+    now = _seen(state)
+    try:
+        then = {name: tuple(seen) for name, *seen in plan.bookings}
+        drivers = [name for name, _ in plan.routes]
+        named = [booking for _, route in plan.routes for booking in route]
+        if (
+            not plan.now_min < state.now_min
+            or len(set(drivers)) < len(drivers)
+            or len(set(named)) < len(named)
+            or any(then.get(b) != now[row_of[b]] for b in named if b in row_of)
+        ):
+            return None
+        for name, route in plan.routes:
+            known = [row_of[booking] for booking in route if booking in row_of]
+            if known and name in driver_of:
+                routes[driver_of[name]] = known
+    except (TypeError, ValueError):  # a plan from elsewhere: not of the shape it should have
+        return None
+    return routes
 
 
 def search_settings(moves: int, look_ahead_min: float, hot: float) -> FloatArray:

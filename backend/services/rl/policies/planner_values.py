@@ -31,6 +31,7 @@ _SLOT_MIN = 30.0
 _SHORT_NOTICE_MIN = 45.0  # bookings made later than this before their promise are "unknown"
 _KM_PER_DEGREE = 111.195
 _MOST_CELLS = 10_000
+_MOST = 1e6  # of a setting or weight: far beyond it sums lose their decimals, or nothing is planned
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ class PlannerValues:
         """Read what `save` wrote.
 
         Raises:
-            PolicyError: If the file is missing, damaged, or of other terms.
+            PolicyError: If the file is missing, damaged, of other terms, or has a number that is
+                none or beyond all measure.
         """
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
@@ -162,16 +164,29 @@ class PlannerValues:
                 # Of an earlier version: a term that it did not know counts nothing.
                 terms, weights = TERM, weights + (0.0,) * (len(TERM) - len(terms))
             values = cls(**{**raw, "terms": terms, "weights": weights})
-            finite = np.isfinite(values.array()).all()
         except FileNotFoundError as error:
             raise PolicyError(f"planner values {path} do not exist") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PolicyError(f"planner values {path} cannot be read: {error}") from error
         if schema != VALUES_SCHEMA or values.terms != TERM or len(values.weights) != len(TERM):
             raise PolicyError(f"planner values {path} are of other terms; fit again")
-        if not finite:
-            raise PolicyError(f"planner values {path}: a weight is not finite")
+        for name, weight in zip(values.terms, values.weights, strict=True):
+            if not _number(weight) or not abs(weight) <= _MOST:
+                raise PolicyError(
+                    f"planner values {path}: weight {name!r} is {weight!r}, expected a number "
+                    f"from -{_MOST:g} to {_MOST:g}"
+                )
+        for name, setting in (("look_ahead_min", values.look_ahead_min), ("hot", values.hot)):
+            if not _number(setting) or not 0 < setting <= _MOST:
+                raise PolicyError(
+                    f"planner values {path}: {name} is {setting!r}, expected a number above 0 "
+                    f"and at most {_MOST:g}"
+                )
         return values
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 VALUES_FILE: Final = "planner.json"

@@ -32,6 +32,7 @@ POLICIES = (
 """
 
 _MOST_MOVES = 10_000_000
+_MOST_DIGITS = 20
 
 
 def make_policy(
@@ -106,8 +107,10 @@ def _amount(name: str) -> tuple[str, int | None]:
         return name, None
     if name not in ("rolling", "rolling_search", "planner"):
         raise PolicyError(f"policy {name!r} takes no amount after '@'")
-    if not text.isdecimal() or not 0 < int(text) <= _MOST_MOVES:
-        raise PolicyError(f"{name}@{text}: expected a whole number from 1 to {_MOST_MOVES}")
+    # The length first: Python converts no thousands of digits.
+    if len(text) > _MOST_DIGITS or not text.isdecimal() or not 0 < int(text) <= _MOST_MOVES:
+        shown = text if len(text) <= _MOST_DIGITS else f"{text[:_MOST_DIGITS]}..."
+        raise PolicyError(f"{name}@{shown}: expected a whole number from 1 to {_MOST_MOVES}")
     return name, int(text)
 
 

@@ -129,6 +129,9 @@ def _played(
 class Journal:
     """Scores of finished generations, one JSON line each, under a line that names the fit.
 
+    A file without one whole line was left by a run that was killed before it had scores: it is
+    begun anew.
+
     Args:
         path: The file; None: nothing is kept.
         head: Names the fit; a journal under another head is refused.
@@ -142,15 +145,21 @@ class Journal:
         self._scores: dict[int, list[float]] = {}
         if path is None:
             return
-        if path.exists():
-            self._read(path, head)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        before = self._read(path, head) if path.exists() else ""
+        whole = [json.dumps(head)] + [
+            json.dumps({"generation": g, "scores": s}) for g, s in self._scores.items()
+        ]
+        now = "\n".join(whole) + "\n"
+        if now != before:
+            _replace(path, now)
 
-    def _read(self, path: Path, head: dict[str, Any]) -> None:
+    def _read(self, path: Path, head: dict[str, Any]) -> str:
+        """Take the scores of finished generations; returns the file's text."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8")
+            if "\n" not in text:
+                return ""
+            lines = text.splitlines()
             if json.loads(lines[0]) != json.loads(json.dumps(head)):
                 raise TrainingError(
                     f"{path} is of a fit with other settings; choose another --name"
@@ -163,10 +172,7 @@ class Journal:
                 self._scores[int(entry["generation"])] = [float(s) for s in entry["scores"]]
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise TrainingError(f"{path} cannot be read: {error}") from error
-        whole = [json.dumps(head)] + [
-            json.dumps({"generation": g, "scores": s}) for g, s in self._scores.items()
-        ]
-        path.write_text("\n".join(whole) + "\n", encoding="utf-8")
+        return text
 
     def scores(self, generation: int) -> list[float] | None:
         """Scores of a generation that was played before."""
@@ -177,3 +183,11 @@ class Journal:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"generation": generation, "scores": scores}) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a journal atomically: on a full disk the finished generations stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.partial")
+    hidden.write_text(text, encoding="utf-8")
+    hidden.replace(path)

@@ -43,8 +43,11 @@ def evolution_run(
                 forget_run(folder)  # a network's too: its model must not pass for this run's
             for part in (journal.parent, best):
                 part.mkdir(parents=True, exist_ok=True)
-            write_document(folder / "training_config.json", config)
+            if not resume:
+                write_document(folder / "training_config.json", config)
             yield journal, best
+            if resume:  # not before: the journal may be refused, and the run's settings stay
+                write_document(folder / "training_config.json", config)
     except OSError as error:
         where = error.filename or folder
         raise TrainingError(f"{where} cannot be written: {disk_reason(error)}") from error

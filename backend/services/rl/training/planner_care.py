@@ -2,9 +2,9 @@
 
 The reward counts a late minute of every patient alike and forgives lateness for one more patient
 served; the fitted search follows it, and can be late more often than today's matching. So the
-prices of late minutes (`late`, and `late_urgent` for priorities 4 and 5) are raised step by step,
-and the step that earns most is taken among those that are no worse than `matching` for patients,
-on the days that decide what is kept.
+prices of late minutes (`late`, and `late_urgent` for priorities 4 and 5) are raised step by step:
+the first step is taken that is no worse than `matching` for patients, on the days that decide what
+is kept. Not the one that earns most: the steps differ in reward by less than a hundred days tell.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,18 +27,16 @@ from services.rl.simulation.types import IntArray
 Step = tuple[float, float]
 STEPS: Final[tuple[Step, ...]] = (
     (0.0, 0.0),
-    (0.05, 0.1),
     (0.1, 0.1),
     (0.1, 0.2),
     (0.1, 0.3),
     (0.15, 0.4),
     (0.2, 0.5),
-    (0.3, 0.7),
 )
 """Reward per minute added to the prices of all late minutes, and of those of urgent patients."""
 
 _MARGIN = 0.95  # of matching's late urgent pickups: other days differ from those of the check
-_AFFORDED = 0.01  # of the reward; more is not given for care
+_AFFORDED = 0.02  # of the reward; more is not given for care
 _URGENT = tuple(GROUPS.index(f"priority {p}") for p in (4, 5))
 
 
@@ -116,15 +114,15 @@ def with_care(
 
 
 def choice(found: Sequence[Danger], matching: Danger) -> int:
-    """Which step: earns most among those no worse than `matching`; else, least late urgent ones.
+    """Which step: the first that is no worse than `matching`; else that of fewest late urgent ones.
 
-    The first step is the fit as it is; one that earns 1 % less than it is not taken.
+    The first of all is the fit as it is; one that earns 2 % less than that is not taken.
     """
     floor = found[0].reward - _AFFORDED * abs(found[0].reward)
     within = [i for i, danger in enumerate(found) if danger.reward >= floor]
     safe = [i for i in within if found[i].no_worse_than(matching)]
     if safe:
-        return max(safe, key=lambda i: found[i].reward)
+        return safe[0]
     return min(within, key=lambda i: found[i].late_urgent)
 
 

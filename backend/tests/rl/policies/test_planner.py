@@ -28,6 +28,7 @@ from tests.rl.policies.geneva_days import (
 )
 
 ALL_DAY = 480.0
+FINGERPRINT = ("promised_min", "pickup_lat", "pickup_lon")
 
 
 def search(scenario=None, moves=4_000, **options):
@@ -53,6 +54,17 @@ def planned_routes(state, answer):
         d = state.driver_ids.index(name)
         routes[d] += [state.booking_ids.index(b) for b in route]
     return routes
+
+
+def plan_of(policy, state, now_min, *routes):
+    """A plan of an earlier epoch, of the state's bookings where it has them."""
+    row = {name: i for i, name in enumerate(state.booking_ids)}
+    seen = tuple(
+        (name, *(float(state.bookings[f][row[name]]) for f in FINGERPRINT))
+        for name in dict.fromkeys(b for _, route in routes for b in route)
+        if name in row
+    )
+    return SearchPlan(policy.scenario.sha256, now_min, routes, seen)
 
 
 def best_value(problem):
@@ -166,7 +178,7 @@ def test_the_plan_of_a_driver_who_broke_down_since_goes_to_others():
     day = day_of([booking(113, 1, 2)], [driver(0), driver(-2)])
     state = state_of(day, 100, down=np.array([True, False]))
     policy = search()
-    plan = SearchPlan(policy.scenario.sha256, 95.0, (("d0", ("b0",)),))
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)))
     assert planned_routes(state, policy.decide(state, plan=plan)) == [[], [0]]
 
 
@@ -193,11 +205,11 @@ def test_a_full_queue_commits_nothing_more():
 @pytest.mark.parametrize(
     "change", [{"scenario_hash": "another"}, {"now_min": 100.0}, {"now_min": 300.0}]
 )
-def test_a_plan_of_another_day_or_scenario_is_ignored_and_counted(change):
+def test_a_plan_of_another_scenario_or_a_later_moment_is_ignored_and_counted(change):
     day = day_of([booking(103, 1, 2)], [driver(0)])
     state = state_of(day, 100)
     policy = search()
-    plan = SearchPlan(policy.scenario.sha256, 95.0, (("d0", ("b0",)),))
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)))
     policy.decide(state, plan=plan)
     assert policy.ignored_plans == 0
     answer = policy.decide(state, plan=dataclasses.replace(plan, **change))
@@ -207,14 +219,56 @@ def test_a_plan_of_another_day_or_scenario_is_ignored_and_counted(change):
     assert policy.ignored_plans == 2
 
 
-def test_a_plan_with_unknown_names_or_a_booking_twice_does_no_harm():
+def test_bookings_and_drivers_who_are_gone_drop_out_of_a_plan():
     day = day_of([booking(150, 1, 2), booking(160, 3, 2)], [driver(0), driver(1)])
     state = state_of(day, 100)
     policy = search(moves=0)
-    plan = SearchPlan(
-        policy.scenario.sha256, 95.0, (("d0", ("b0", "gone", "b0")), ("d1", ("b0",)), ("d9", ()))
-    )
+    plan = plan_of(policy, state, 95.0, ("d0", ("gone", "b0", "lost")), ("d9", ("b1",)))
     assert policy.decide(state, plan=plan).plan.routes == (("d0", ("b0",)),)
+    assert policy.ignored_plans == 0
+
+
+@pytest.mark.parametrize("field", FINGERPRINT)
+def test_a_plan_of_another_day_with_the_same_names_is_ignored_and_counted(field):
+    """Ids start anew every day: yesterday's plan names today's bookings, and means others."""
+    day = day_of([booking(150, 1, 2), booking(160, 3, 2)], [driver(0), driver(1)])
+    state = state_of(day, 100)
+    policy = search(moves=0)
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)), ("d1", ("b1",)))
+    today = policy.decide(state, plan=plan)
+    assert today.plan.routes == (("d0", ("b0",)), ("d1", ("b1",)))
+    state.bookings[field][1] += 1e-9  # one that differs is enough: the whole plan is another's
+    assert policy.decide(state, plan=plan).plan.routes == ()
+    assert policy.decide(state, plan=dataclasses.replace(plan, bookings=())).plan.routes == ()
+    assert policy.ignored_plans == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"routes": (("d0", ("b0",) * 500),)},
+        {"routes": (("d0", ("b0",)), ("d1", ("b0",)))},
+        {"routes": (("d0", ("b0",)), ("d0", ("b1",)))},
+        {"routes": None},
+        {"routes": 7},
+        {"routes": (("d0",),)},
+        {"routes": (("d0", None),)},
+        {"routes": (("d0", (["b0"],)),)},
+        {"bookings": None},
+        {"bookings": (("b0",),)},
+        {"bookings": ((),)},
+        {"now_min": None},
+        {"now_min": float("nan")},
+    ],
+)
+def test_a_plan_out_of_shape_is_ignored_and_counted(change):
+    day = day_of([booking(103, 1, 2), booking(160, 3, 2)], [driver(0), driver(-5)])
+    state = state_of(day, 100)
+    policy = search()
+    plan = plan_of(policy, state, 95.0, ("d0", ("b0",)))
+    answer = policy.decide(state, plan=dataclasses.replace(plan, **change))
+    assert policy.ignored_plans == 1
+    assert committed(state, answer) == {"b0": 0}
 
 
 def test_without_time_matching_decides_and_is_counted():
@@ -305,6 +359,8 @@ def test_a_folder_without_values_is_not_answered_with_the_shipped_ones(tmp_path,
         lambda raw: raw | {"terms": raw["terms"][:-1]},
         lambda raw: raw | {"weights": raw["weights"][:-1]},
         lambda raw: raw | {"weights": [float("nan")] * NUM_TERMS},
+        lambda raw: raw | {"weights": ["1.0"] * NUM_TERMS},
+        lambda raw: raw | {"weights": [[1.0]] * NUM_TERMS},
         lambda raw: raw | {"schema": 99},
         lambda raw: {"schema": 1},
         lambda raw: [1],
@@ -316,6 +372,56 @@ def test_damaged_values_are_refused(tmp_path, damage):
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(PolicyError, match="planner values"):
         PlannerValues.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *itertools.product(
+            ("look_ahead_min", "hot"),
+            (0.0, -1.0, float("nan"), float("inf"), 1e300, 10**400, None, "4", True),
+        ),
+        *itertools.product(("minute",), (1e7, -1e7, float("inf"), 10**400, None)),
+    ],
+)
+def test_a_value_without_measure_is_refused_by_name(tmp_path, field, value):
+    """`hot` 0 was found out by the search, and a weight of 1e300 planned nothing, silently."""
+    path = tmp_path / "planner.json"
+    values_of(load_scenario("geneva")).save(path)
+    raw = json.loads(path.read_text())
+    if field in TERM:
+        raw["weights"][TERM.index(field)] = value
+    else:
+        raw[field] = value
+    path.write_text(json.dumps(raw))
+    with pytest.raises(PolicyError, match=field):
+        PlannerValues.load(path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *itertools.product(("budget_ms",), (-1.0, float("nan"), float("inf"), 1e300)),
+        *itertools.product(("moves",), (-1, float("nan"), float("inf"), 2**60)),
+        *itertools.product(("seed",), (-1, 2**64, float("nan"))),
+    ],
+)
+def test_an_impossible_budget_or_seed_is_refused_by_name(option, value):
+    with pytest.raises(PolicyError, match=f"rolling_search: {option} is"):
+        search(**{option: value})
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf")])
+def test_an_impossible_budget_of_one_decision_is_refused(budget):
+    state = state_of(day_of([booking(103, 1, 2)], [driver(0)]), 100)
+    with pytest.raises(PolicyError, match="budget_ms"):
+        search().decide(state, budget_ms=budget)
+
+
+def test_an_amount_of_thousands_of_digits_is_refused_in_a_sentence():
+    with pytest.raises(PolicyError, match="expected a whole number") as refusal:
+        make_policy("planner@" + 5_000 * "9", load_scenario("geneva"))
+    assert len(str(refusal.value)) < 200
 
 
 def test_an_amount_names_the_policy():

@@ -16,9 +16,9 @@ def danger(reward, late=29.0, late_urgent=9.0, unserved_urgent=4.0):
     return Danger(reward, late, late_urgent, unserved_urgent)
 
 
-def test_of_the_safe_steps_the_one_that_earns_most_is_taken():
-    found = [danger(700, late_urgent=11), danger(699), danger(698), danger(703, late=31)]
-    assert choice(found, MATCHING) == 1
+def test_the_first_safe_step_is_taken():
+    found = [danger(700, late_urgent=11), danger(703, late=31), danger(698), danger(699)]
+    assert choice(found, MATCHING) == 2
 
 
 @pytest.mark.parametrize("worse", [{"late": 30.1}, {"late_urgent": 9.6}, {"unserved_urgent": 5.1}])
@@ -27,10 +27,10 @@ def test_a_step_that_is_worse_for_patients_in_any_way_is_not_safe(worse):
     assert choice([danger(700, **worse), danger(695)], MATCHING) == 1
 
 
-def test_more_than_a_hundredth_is_not_given():
-    found = [danger(700, late_urgent=11), danger(694, late_urgent=10), danger(692)]
+def test_more_than_a_fiftieth_is_not_given():
+    found = [danger(700, late_urgent=11), danger(687, late_urgent=10), danger(685)]
     assert choice(found, MATCHING) == 1  # the least late of those afforded, though not safe
-    assert choice([danger(-700, late_urgent=11), danger(-706)], MATCHING) == 1
+    assert choice([danger(-700, late_urgent=11), danger(-713)], MATCHING) == 1
 
 
 def values_for(scenario):

@@ -1,6 +1,11 @@
 """Evolution of the planner's values: improves, repeats, and goes on from its journal."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +14,10 @@ from services.rl.errors import TrainingError
 from services.rl.policies.route_clock import NUM_TERMS
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.training import planner_fit
+from services.rl.training.evolution import Journal
 from services.rl.training.planner_fit import PlannerFit, Stage, busy_scenario, fit_planner
+
+BACKEND = Path(__file__).resolve().parents[3]
 
 TINY = PlannerFit(
     busy=Stage(generations=2, days=2, moves=30, sigma=0.5),
@@ -43,9 +51,42 @@ def test_a_journal_of_another_fit_or_a_damaged_one_is_refused(tmp_path):
     fitted(tmp_path)
     with pytest.raises(TrainingError, match="other settings"):
         fitted(tmp_path, seed=2)
-    (tmp_path / "journal").write_text("nonsense")
+    (tmp_path / "journal").write_text("nonsense\n")
     with pytest.raises(TrainingError, match="cannot be read"):
         fitted(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["", '{"fit": {"seed'])
+def test_a_journal_without_one_whole_line_is_begun_anew(tmp_path, left):
+    """A run killed between creating the file and its first line has lost nothing."""
+    whole = fitted(tmp_path, "whole")
+    (tmp_path / "journal").write_text(left)
+    assert fitted(tmp_path) == whole
+    assert (tmp_path / "journal").read_text() == (tmp_path / "whole").read_text()
+
+
+def test_a_full_disk_loses_no_finished_generation(tmp_path):
+    """A journal with a torn last line is written anew; where that fails, the old one stays."""
+    path = tmp_path / "journal"
+    scores = {"generation": 0, "scores": [1.0] * 1_000}
+    text = "\n".join([json.dumps({"fit": 1}), json.dumps(scores), '{"gene'])
+    path.write_text(text)
+    program = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from services.rl.training.evolution import Journal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))\n"
+        "Journal(Path(sys.argv[1]), {'fit': 1})\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env={**os.environ, "PYTHONPATH": str(BACKEND)},
+        capture_output=True,
+        text=True,
+    )
+    assert "File too large" in child.stderr
+    assert path.read_text() == text
+    assert Journal(path, {"fit": 1}).scores(0) == scores["scores"]
 
 
 def test_the_first_stage_goes_on_from_its_journal_too(tmp_path):
