@@ -3,18 +3,22 @@
 The registry is behind a Protocol: files alone, or files and database.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
 from access import Caller
 from extensions import services
+from services.rl.errors import AtmrError
 
 from .operation import ApiBlueprint
 from .problems import Problem, not_found
 from .schema import Answer, Body, Instant, Slug
+
+_LOG = logging.getLogger("atmr.models")
 
 models = ApiBlueprint("models", tag="Models")
 
@@ -22,12 +26,8 @@ Alias = Literal["champion", "candidate", "previous"]
 ALIASES: tuple[Alias, ...] = ("champion", "candidate", "previous")
 
 
-class VersionInfo(Protocol):
-    """What a registry tells of one version."""
-
-    @property
-    def version(self) -> str:
-        """Hash of its content."""
+class Manifest(Protocol):
+    """What a bundle says of itself; see `services.rl.serving.bundle`."""
 
     @property
     def kind(self) -> str:
@@ -46,46 +46,37 @@ class VersionInfo(Protocol):
         """The version it was trained from."""
 
     @property
-    def metrics(self) -> Any:
-        """Measured at training."""
+    def metrics(self) -> Mapping[str, Any]:
+        """Measured at training and export."""
+
+
+class CheckedBundle(Protocol):
+    """A bundle whose files have their hashes."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it says of itself."""
 
 
 class EventInfo(Protocol):
-    """One move of an alias."""
+    """One move of an alias: ``at`` (ISO 8601), ``who``, ``why`` and from where to where."""
 
     @property
-    def at(self) -> datetime:
-        """When."""
-
-    @property
-    def who(self) -> str:
-        """By whom."""
-
-    @property
-    def why(self) -> str:
-        """Why."""
-
-    @property
-    def alias(self) -> str:
-        """Which alias."""
-
-    @property
-    def from_version(self) -> str | None:
-        """What it was."""
-
-    @property
-    def to_version(self) -> str | None:
-        """What it is since."""
+    def at(self) -> str:
+        """When, ISO 8601 in UTC."""
 
 
 class ModelRegistry(Protocol):
-    """What these routes need of a registry; see `services.rl.serving.registry`."""
+    """What these routes need of a registry; `services.rl.serving.registry.Registry` has it."""
 
-    def versions(self) -> Sequence[VersionInfo]:
-        """All versions."""
+    def versions(self) -> Sequence[str]:
+        """All versions, the oldest first."""
+
+    def get(self, version: str) -> CheckedBundle:
+        """A version's bundle; an AtmrError if it is damaged."""
 
     def alias(self, company: int | None, name: Alias) -> str | None:
-        """The version an alias means for a company, or by default."""
+        """The version of a company's alias, or of the default where it has none of its own."""
 
     def promote(
         self,
@@ -94,23 +85,24 @@ class ModelRegistry(Protocol):
         why: str,
         company: int | None = None,
         gate_report: str | None = None,
-    ) -> None:
-        """Make a version the champion."""
+    ) -> object:
+        """Make a version the champion; the champion becomes previous."""
 
-    def rollback(self, who: str, why: str, company: int | None = None) -> None:
+    def rollback(self, who: str, why: str, company: int | None = None) -> object:
         """Make the previous champion the champion again."""
 
     def history(self, company: int | None = None) -> Sequence[EventInfo]:
-        """Moves of a company's aliases."""
+        """Moves of a company's aliases and of the default's, the oldest first."""
 
 
 class ModelOut(Answer):
-    """One version."""
+    """One version; a damaged one shows nothing but that."""
 
     version: str
-    kind: str
-    scenario: str
-    scenario_hash: str
+    damaged: bool
+    kind: str | None
+    scenario: str | None
+    scenario_hash: str | None
     parent: str | None
     metrics: dict[str, Any]
     aliases: list[Alias] = Field(description="what it is for this company")
@@ -128,7 +120,7 @@ class ModelEventOut(Answer):
 
 
 class ModelsOut(Answer):
-    """All versions, and the latest hundred moves of this company, newest first."""
+    """All versions, and the latest hundred moves that concern this company, newest first."""
 
     models: list[ModelOut]
     history: list[ModelEventOut]
@@ -151,40 +143,32 @@ class RollbackIn(Body):
 def list_models(caller: Caller) -> ModelsOut:
     """List model versions and what they are for this company."""
     registry = _registry()
-    meant = {name: _meaning(registry, caller, name) for name in ALIASES}
-    moves = sorted(registry.history(caller.company_id), key=lambda event: event.at)
-    moves.reverse()  # also those of one moment
+    meant = {name: registry.alias(caller.company_id, name) for name in ALIASES}
+    moves = list(registry.history(caller.company_id))[-100:]
     return ModelsOut(
         models=[
-            ModelOut(
-                version=info.version,
-                kind=info.kind,
-                scenario=info.scenario,
-                scenario_hash=info.scenario_hash,
-                parent=info.parent,
-                metrics=dict(info.metrics),
-                aliases=[name for name in ALIASES if meant[name] == info.version],
-            )
-            for info in registry.versions()
+            _shown(registry, version, [name for name in ALIASES if meant[name] == version])
+            for version in registry.versions()
         ],
-        history=[ModelEventOut.model_validate(event) for event in moves[:100]],
+        history=[ModelEventOut.model_validate(event) for event in reversed(moves)],
     )
 
 
 @models.operation("POST", "/models/<code:version>/promote", scope="admin", body=PromoteIn,
-                  answer=ModelsOut, problems=(404,))  # fmt: skip
+                  answer=ModelsOut, problems=(404, 409))  # fmt: skip
 def promote_model(caller: Caller, version: str, body: PromoteIn) -> ModelsOut:
     """Make a version this company's champion; the champion becomes the previous one."""
     registry = _registry()
     _check_version(registry, version)
     if registry.alias(caller.company_id, "champion") != version:
-        registry.promote(
-            version,
-            who=caller.name,
-            why=body.why,
-            company=caller.company_id,
-            gate_report=body.gate_report,
-        )
+        with _refusals_told():
+            registry.promote(
+                version,
+                who=caller.name,
+                why=body.why,
+                company=caller.company_id,
+                gate_report=body.gate_report,
+            )
     return list_models(caller)
 
 
@@ -197,11 +181,12 @@ def roll_model_back(caller: Caller, version: str, body: RollbackIn) -> ModelsOut
     """
     registry = _registry()
     _check_version(registry, version)
-    if _meaning(registry, caller, "champion") != version:
+    if registry.alias(caller.company_id, "champion") != version:
         raise Problem(409, "this version is not the champion", field="path.version")
-    if _meaning(registry, caller, "previous") is None:
+    if registry.alias(caller.company_id, "previous") is None:
         raise Problem(409, "there is no previous champion", field="path.version")
-    registry.rollback(who=caller.name, why=body.why, company=caller.company_id)
+    with _refusals_told():
+        registry.rollback(who=caller.name, why=body.why, company=caller.company_id)
     return list_models(caller)
 
 
@@ -212,10 +197,40 @@ def _registry() -> ModelRegistry:
     return registry
 
 
-def _meaning(registry: ModelRegistry, caller: Caller, name: Alias) -> str | None:
-    return registry.alias(caller.company_id, name) or registry.alias(None, name)
-
-
 def _check_version(registry: ModelRegistry, version: str) -> None:
-    if all(info.version != version for info in registry.versions()):
+    if version not in registry.versions():
         raise not_found("model version", "path.version")
+
+
+def _shown(registry: ModelRegistry, version: str, aliases: list[Alias]) -> ModelOut:
+    try:
+        told = registry.get(version).manifest
+    except AtmrError as error:
+        _LOG.warning("a model is damaged", extra={"version": version, "reason": str(error)})
+        return ModelOut(
+            version=version, damaged=True, kind=None, scenario=None, scenario_hash=None,
+            parent=None, metrics={}, aliases=aliases,
+        )  # fmt: skip
+    return ModelOut(
+        version=version,
+        damaged=False,
+        kind=told.kind,
+        scenario=told.scenario,
+        scenario_hash=told.scenario_hash,
+        parent=told.parent,
+        metrics=dict(told.metrics),
+        aliases=aliases,
+    )
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """The registry's reason names folders of this machine: it goes to the log."""
+    try:
+        yield
+    except AtmrError as error:
+        _LOG.warning("the registry refuses", extra={"reason": str(error)})
+        raise Problem(
+            409, "the registry refuses: the version is damaged, or another request was faster",
+            field="path.version",
+        ) from error  # fmt: skip

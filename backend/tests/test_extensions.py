@@ -47,7 +47,7 @@ def test_read_then_write_of_several_threads_loses_no_update(database):
         for _ in range(25):
             with database.writing() as session:
                 locked = "" if database.on_sqlite else " FOR UPDATE"
-                n = session.scalar(text("SELECT n FROM counter" + locked))
+                n = session.scalar(text(f"SELECT n FROM counter{locked}"))  # noqa: S608
                 session.execute(text("UPDATE counter SET n = :n"), {"n": n + 1})
 
     threads = [threading.Thread(target=work) for _ in range(4)]

@@ -21,6 +21,7 @@ from extensions import EXTENSION, Database, Services
 from migrations import upgrade
 from models import Assignment, Booking, Commitment, Driver
 from services.dispatching.part import hang_in
+from services.rl.errors import DataError
 from services.rl.simulation.scenarios import load_scenario
 
 GENEVA = load_scenario("geneva")
@@ -33,38 +34,40 @@ class RegistryInMemory:
 
     aliases: dict[tuple[int | None, str], str] = field(default_factory=dict)
     events: list[Any] = field(default_factory=list)
-    known: tuple[str, ...] = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+    known: tuple[str, ...] = ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc")
 
     def versions(self):
-        return [
-            SimpleNamespace(
-                version=v, kind="planner", scenario="geneva", scenario_hash="0" * 64,
-                parent=None, metrics={"reward_per_day": 512.5},
-            )
-            for v in self.known
-        ]  # fmt: skip
+        return list(self.known)
+
+    def get(self, version):
+        if version == "cccccccccccc":
+            raise DataError("/srv/models/cccccccccccc is damaged")
+        manifest = SimpleNamespace(
+            kind="planner", scenario="geneva", scenario_hash="0" * 64, parent=None,
+            metrics={"reward_per_day": 512.5},
+        )  # fmt: skip
+        return SimpleNamespace(version=version, manifest=manifest)
 
     def alias(self, company, name):
-        return self.aliases.get((company, name))
+        return self.aliases.get((company, name)) or self.aliases.get((None, name))
 
     def promote(self, version, who, why, company=None, gate_report=None):
-        before = self.alias(company, "champion") or self.alias(None, "champion")
-        if before:
-            self.aliases[company, "previous"] = before
-        self._move(company, version, who, why, before)
+        self.get(version)
+        self._move(company, version, who, why)
 
     def rollback(self, who, why, company=None):
-        before = self.aliases[company, "champion"]
-        self._move(company, self.aliases.pop((company, "previous")), who, why, before)
+        self._move(company, self.alias(company, "previous"), who, why)
 
     def history(self, company=None):
-        return [event for event in self.events if event.company == company]
+        return [event for event in self.events if event.company_id in (None, company)]
 
-    def _move(self, company, version, who, why, before):
+    def _move(self, company, version, who, why):
+        before = self.alias(company, "champion")
         self.aliases[company, "champion"] = version
+        self.aliases[company, "previous"] = before
         self.events.append(
             SimpleNamespace(
-                at=NOW, who=who, why=why, company=company, alias="champion",
+                at=NOW.isoformat(), who=who, why=why, company_id=company, alias="champion",
                 from_version=before, to_version=version,
             )
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from .conftest import is_problem
 
-A, B = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
+A, B, DAMAGED = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 WHY = {"why": "gate_passed"}
 
 
@@ -19,10 +19,24 @@ def test_promotion_and_rollback_move_one_company_only(api):
     api("POST", f"models/{B}/rollback", {"why": "complaints"})
     assert champion(api) == [A]
     assert is_problem(api("POST", f"models/{B}/rollback", WHY), 409, "path.version")
-    assert is_problem(api("POST", f"models/{A}/rollback", WHY), 409, "path.version")
     history = api("GET", "models").get_json()["history"]
     assert [(e["who"], e["why"], e["to_version"]) for e in history][-1] == ("one", "gate_passed", A)
     assert api("GET", "models", key="two").get_json()["history"] == []
+
+
+def test_the_first_champion_has_nothing_to_go_back_to(api):
+    api("POST", f"models/{A}/promote", WHY)
+    assert is_problem(api("POST", f"models/{A}/rollback", WHY), 409, "path.version")
+    assert champion(api) == [A]
+
+
+def test_a_damaged_version_is_shown_and_never_promoted(api):
+    shown = api("GET", "models").get_json()["models"]
+    assert [model["version"] for model in shown if model["damaged"]] == [DAMAGED]
+    answer = api("POST", f"models/{DAMAGED}/promote", WHY)
+    assert is_problem(answer, 409, "path.version")
+    assert "/srv" not in answer.get_data(as_text=True)
+    assert champion(api) == []
 
 
 def test_promoting_the_champion_again_keeps_the_previous_one(api):
@@ -33,7 +47,7 @@ def test_promoting_the_champion_again_keeps_the_previous_one(api):
 
 
 def test_an_unknown_version_and_a_missing_registry_are_not_there(api):
-    assert is_problem(api("POST", "models/cccc/promote", WHY), 404, "path.version")
+    assert is_problem(api("POST", "models/dddd/promote", WHY), 404, "path.version")
     api.services.registry = None
     assert is_problem(api("GET", "models"), 404)
 

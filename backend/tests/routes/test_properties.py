@@ -50,7 +50,7 @@ def test_any_request_is_answered_as_described(described, name, mode):
     seen = set()
 
     @hypothesis.settings(
-        max_examples=8,
+        max_examples=6,
         derandomize=True,
         database=None,
         deadline=None,
@@ -69,8 +69,9 @@ def test_any_request_is_answered_as_described(described, name, mode):
     with contextlib.suppress(hypothesis.errors.Unsatisfiable):
         property_()
     if operation.body:
-        refused = {400, 415, 422}
-        assert seen & refused if mode is GenerationMode.NEGATIVE else seen - refused
+        # What is wrong may be the address (404) or the body; what is right is not always possible.
+        malformed = {400, 415, 422}
+        assert seen & {*malformed, 404} if mode is GenerationMode.NEGATIVE else seen - malformed
 
 
 def bring_home(case) -> None:
