@@ -82,6 +82,8 @@ def trained_models(results: Path) -> list[Trained]:
 
 
 def _trained(best: Path) -> Trained | None:
+    if not best.is_dir():
+        return None
     written = best.stat().st_mtime
     if (best / VALUES_FILE).is_file():
         values = PlannerValues.load(best / VALUES_FILE)
