@@ -243,7 +243,7 @@ def _strip(path: Path) -> None:
 
 def _quantise(source: Path, target: Path, *, per_channel: bool, leave: Sequence[str] = ()) -> None:
     """INT8 weights, activations quantised as they come (onnxruntime's dynamic quantisation)."""
-    from onnxruntime import quantization
+    from onnxruntime import quantization  # type: ignore[import-untyped]
 
     quantise: Any = quantization.quantize_dynamic
     root = logging.getLogger()
@@ -306,7 +306,8 @@ def torch_sessions(graph: Graph) -> dict[str, TorchSession]:
     """``torch_fp32`` and ``torch_int8`` (Torch's dynamic quantisation, which it has deprecated)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        small = torch.ao.quantization.quantize_dynamic(graph, {nn.Linear}, dtype=torch.qint8)
+        quantise: Any = torch.ao.quantization.quantize_dynamic
+        small = quantise(graph, {nn.Linear}, dtype=torch.qint8)
     return {
         "torch_fp32": TorchSession(graph, graph.inputs),
         "torch_int8": TorchSession(small, graph.inputs),

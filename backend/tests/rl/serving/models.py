@@ -18,8 +18,8 @@ SMALL = load_scenario("geneva_small")
 HIDDEN, POOL = 16, 8
 
 
-def scattered_network(folder, scenario=SMALL, seed=0):
-    """A model folder as training writes it, without Torch; decides something everywhere."""
+def scattered_network(folder, scenario=SMALL, seed=0, **biases):
+    """A model folder as training writes it, without Torch; ``biases`` are added where named."""
     from safetensors.numpy import save_file
 
     drivers, bookings, context = len(ROW_DRIVER) - 2, len(ROW_BOOKING) - 2, len(CONTEXT)
@@ -47,6 +47,8 @@ def scattered_network(folder, scenario=SMALL, seed=0):
         arrays[f"{name}.weight"] = rng.normal(0, columns**-0.5, (rows, columns)).astype("f4")
         if bias:
             arrays[f"{name}.bias"] = rng.normal(0, 0.1, rows).astype("f4")
+    for name, bias in biases.items():
+        arrays[f"{name}.bias"] += np.float32(bias)
     folder.mkdir(parents=True)
     save_file(arrays, folder / MODEL_FILE)
     manifest = ModelManifest(
