@@ -79,9 +79,7 @@ def dispatch_open_bookings(
         epochs.append(epoch)
         for fate in epoch.fates:
             if fate.overdue:
-                logger.warning(
-                    "booking %d of company %d is overdue", fate.booking_id, company_id
-                )
+                logger.warning("booking %d of company %d is overdue", fate.booking_id, company_id)
         if on_epoch is not None:
             on_epoch(epoch)
     return Tick(tuple(epochs), failed)

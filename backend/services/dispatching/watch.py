@@ -1,0 +1,211 @@
+"""Guardrails of a company's experiment, fed from the log and the outcomes in the database.
+
+One process watches (that of the tick). Its evidence is rebuilt from the database when it starts:
+nothing is lost with it but time. Outcomes are found by looking back a while, because they are told
+late; a booking counts once, however often it is seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from extensions import Database
+from models import Assignment, Booking, Decision, ExperimentUnit
+from routes.statuses import COMPLETED, PENDING
+from services.rl.ab_dispatcher import RL, Breach, GuardrailMonitor, notifier_for
+from services.rl.simulation.scenarios import Rules
+
+from .experiments import DISPATCH, SqlExperiment, experiment_row
+
+_LOOK_BACK: Final = timedelta(hours=6)
+_FURTHEST: Final = timedelta(days=7)
+_MOST_ROWS: Final = 20_000
+_INFEASIBLE: Final = "infeasible"
+
+
+@dataclass(frozen=True)
+class _Event:
+    at: datetime
+    outcome: bool
+    fields: dict[str, object]
+
+
+class Watch:
+    """Watches one company's experiment.
+
+    Args:
+        database: The log and the outcomes.
+        company_id: Whose.
+        rules: What is late, and when nobody came.
+        name: Of the experiment.
+    """
+
+    def __init__(
+        self, database: Database, company_id: int, rules: Rules, name: str = DISPATCH
+    ) -> None:
+        self._database = database
+        self._company_id = company_id
+        self._rules = rules
+        self._name = name
+        self._experiment = SqlExperiment(database, company_id, name)
+        self._monitor: GuardrailMonitor | None = None
+        self._version = -1
+        self._since: datetime | None = None
+        self._decided: set[int] = set()
+
+    @property
+    def monitor(self) -> GuardrailMonitor | None:
+        """The evidence so far; None while nothing is compared."""
+        return self._monitor
+
+    def look(self, now: datetime) -> Breach | None:
+        """Weigh what is new; the breach, if the learned arm was stopped by this.
+
+        Another version of the experiment (another split, other thresholds, resumed by a person)
+        begins the evidence afresh, at that change.
+        """
+        config = self._experiment.current()
+        if not config.asks_rl:
+            self._monitor = None
+            return None
+        if self._monitor is None or config.version != self._version:
+            self._monitor = GuardrailMonitor(self._experiment, notifier_for(config.webhook_url))
+            self._version = config.version
+            self._decided.clear()
+            with self._database.reading() as session:
+                row = experiment_row(session, self._company_id, self._name)
+                began = now if row is None else row.updated_at
+            began = max(began, now - _FURTHEST)
+            self._monitor.restart(began)
+            self._since = began
+        assert self._since is not None
+        with self._database.reading() as session:
+            events = sorted(self._events(session, self._since, now), key=lambda e: e.at)
+        for event in events:
+            feed = self._monitor.record_outcome if event.outcome else self._monitor.record_decision
+            breach = feed(event.at, **event.fields)  # type: ignore[operator]
+            if breach is not None:
+                return breach
+        self._since = now
+        return self._monitor.check(now)
+
+    def _events(self, session: Session, since: datetime, now: datetime) -> Iterator[_Event]:
+        decisions = session.execute(
+            select(
+                Decision.snapshot_id,
+                Decision.decided_at,
+                Decision.fallback_reason,
+                Decision.latency_ms,
+            )
+            .where(
+                Decision.company_id == self._company_id,
+                Decision.decided_at > since,
+                Decision.decided_at <= now,
+                (Decision.arm == RL),
+                Decision.source == "policy",
+            )
+            .order_by(Decision.decided_at)
+            .limit(_MOST_ROWS)
+        )
+        for row in decisions:
+            if row.snapshot_id in self._decided:  # one answer, however many bookings
+                continue
+            self._decided.add(row.snapshot_id)
+            yield _Event(
+                row.decided_at,
+                False,
+                {
+                    "fallback": row.fallback_reason is not None,
+                    "infeasible": row.fallback_reason == _INFEASIBLE,
+                    "latency_ms": row.latency_ms,
+                },
+            )
+        yield from self._outcomes(session, since - _LOOK_BACK, now)
+
+    def _outcomes(self, session: Session, since: datetime, now: datetime) -> Iterator[_Event]:
+        on_time = timedelta(minutes=self._rules.on_time_min)
+        given_up = timedelta(minutes=self._rules.window_min + self._rules.grace_min)
+        arm_of = self._arms(session)
+        served = session.execute(
+            select(
+                Booking.id,
+                Booking.scheduled_time,
+                Assignment.actual_pickup_at,
+                Assignment.actual_dropoff_at,
+                Decision.unit,
+            )
+            .join(Assignment, Assignment.booking_id == Booking.id)
+            .join(
+                Decision,
+                (Decision.booking_id == Booking.id)
+                & (Decision.action == "assign")
+                & Decision.shadow.is_(False),
+            )
+            .where(
+                Booking.company_id == self._company_id,
+                Assignment.status == COMPLETED,
+                Assignment.actual_dropoff_at > since,
+                Assignment.actual_dropoff_at <= now,
+                Assignment.actual_pickup_at.is_not(None),
+            )
+            .limit(_MOST_ROWS)
+        )
+        for row in served:
+            late = row.actual_pickup_at > row.scheduled_time + on_time
+            yield from self._told(row.id, row.unit, row.actual_dropoff_at, arm_of, late, False)
+        waiting = session.execute(
+            select(Booking.id, Booking.scheduled_time, Decision.unit)
+            .join(Decision, (Decision.booking_id == Booking.id) & Decision.shadow.is_(False))
+            .where(
+                Booking.company_id == self._company_id,
+                Booking.status == PENDING,
+                Booking.scheduled_time <= now - given_up,
+                Booking.scheduled_time > since - given_up,
+            )
+            .order_by(Decision.decided_at)
+            .limit(_MOST_ROWS)
+        )
+        for row in waiting:
+            at = row.scheduled_time + given_up
+            yield from self._told(row.id, row.unit, at, arm_of, False, True)
+
+    def _arms(self, session: Session) -> dict[str, ExperimentUnit]:
+        row = experiment_row(session, self._company_id, self._name)
+        if row is None:
+            return {}
+        units = session.scalars(
+            select(ExperimentUnit)
+            .where(ExperimentUnit.experiment_id == row.id)
+            .order_by(ExperimentUnit.created_at.desc())
+            .limit(_MOST_ROWS)
+        )
+        return {unit.unit: unit for unit in units}
+
+    @staticmethod
+    def _told(
+        booking_id: int,
+        unit: str,
+        at: datetime,
+        arm_of: dict[str, ExperimentUnit],
+        late: bool,
+        unserved: bool,
+    ) -> Iterator[_Event]:
+        known = arm_of.get(unit)
+        if known is None:  # nothing was randomised
+            return
+        yield _Event(
+            at,
+            True,
+            {
+                "booking_id": booking_id,
+                "unit": unit,
+                "arm": known.arm,
+                "late": late,
+                "unserved": unserved,
+                "first_seen_at": known.created_at,
+            },
+        )
