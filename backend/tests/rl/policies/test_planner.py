@@ -299,6 +299,28 @@ def test_however_little_time_there_is_what_is_due_is_committed():
     assert policy.fallbacks == 0
 
 
+def test_the_shortest_budget_decides_as_its_moves_do():
+    """What a budget of time plans is committed without another search: with the same outcome."""
+    scenario = load_scenario("geneva_small")
+    hasty, counted = (
+        SearchPolicy("rolling_search", scenario, **of)
+        for of in ({"budget_ms": 1e-3}, {"moves": 500})
+    )
+    engine = Engine(scenario, 1)
+    engine.start([1_000_000])
+    plan, commitments = None, 0
+    while not engine.ended(0):
+        rows, state = engine.open_rows(0), engine.state(0)
+        answer = counted.decide(state, plan=plan)
+        assert hasty.decide(state, plan=plan) == answer
+        plan = answer.plan
+        for decision in answer.decisions:
+            assert engine.commit(0, decision.driver, int(rows[decision.booking]))
+            commitments += 1
+        engine.wait(0)
+    assert commitments > 10 and hasty.ignored_plans == 0
+
+
 def test_a_price_on_minutes_leaves_out_what_earns_too_little():
     scenario = even_scenario()
     day = day_of([booking(103, 1, 2), booking(105, 14, 22, priority=1)], [driver(0), driver(0)])
