@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-slow check format bench clean
+.PHONY: help install install-dev demo serve tick test test-slow check format bench clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,13 @@ install-dev: $(VENV)/.installed-dev ## Add what tests and checks need
 
 demo: install ## 90 days of history -> data set -> demand model -> a fitted planner -> policies compared (a few minutes)
 	$(BIN)/python backend/scripts/rl/demo.py
+
+serve: install ## Dispatch API on SQLite, no other server: http://127.0.0.1:8000/docs
+	$(BIN)/python backend/scripts/rl/migrate.py --quiet
+	$(BIN)/gunicorn -c backend/gunicorn.conf.py "wsgi:create()"
+
+tick: install ## Beside `make serve`: dispatch all open bookings at every epoch, until Ctrl-C
+	$(BIN)/python backend/scripts/rl/tick.py --every-epoch
 
 test: install-dev ## Run the tests; they start the servers they need
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

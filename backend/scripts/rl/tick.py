@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     database = Database(config.database_url.get_secret_value(), timeout_s=config.database_timeout_s)
     clock = SystemClock()
     desk = Desk(
-        scenario, database, clock, FileRegistry(), budget_ms=config.budget_ms, device=config.device
+        scenario,
+        database,
+        clock,
+        FileRegistry(now=clock.now),
+        budget_ms=config.budget_ms,
+        device=config.device,
     )
     desk.warm_up()
     dispatcher = Dispatcher(desk, database, clock, config.zone)

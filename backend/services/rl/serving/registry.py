@@ -109,7 +109,7 @@ class FileRegistry:
 
     def __init__(self, folder: Path | None = None, *, now: Now | None = None) -> None:
         self.folder = paths.home() / "models" if folder is None else folder
-        self._now = now or (lambda: datetime.now(UTC))
+        self._now = now or (lambda: datetime.now(UTC))  # noqa: TID251 - files alone have no clock
 
     # --- versions --------------------------------------------------------------------------------
 
