@@ -10,17 +10,9 @@ from models import Assignment, Commitment, Decision, FleetSnapshot
 from services.dispatching.dispatcher import DispatchError
 from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
-from services.rl.simulation.scenarios import load_scenario
 from services.rl.simulation.types import DispatchState
 
 from .companies import COMPANY, Company
-
-
-@pytest.fixture
-def company(tmp_path, atmr_home):
-    made = Company(f"sqlite:///{tmp_path / 'day.sqlite'}", load_scenario("geneva_small"), 11)
-    yield made
-    made.database.dispose()
 
 
 def test_a_lived_day_serves_what_the_simulator_serves(company):

@@ -1,0 +1,97 @@
+"""Guardrails fed from the database: a harmful arm is stopped, evidence survives a restart."""
+
+from datetime import timedelta
+
+import pytest
+
+from models import Assignment, Booking, Decision, Experiment, ExperimentUnit, FleetSnapshot
+from services.dispatching.experiments import SqlExperiment
+from services.dispatching.watch import Watch
+
+from .companies import COMPANY
+
+
+@pytest.fixture
+def trial(company):
+    """An experiment whose units are bookings, half of them in each arm."""
+    at = company.clock.now()
+    with company.database.writing() as session:
+        session.add(
+            Experiment(
+                id=1, company_id=COMPANY, name="dispatch", mode="ab", unit="booking",
+                salt="s", rl_share=0.5, created_at=at, updated_at=at, guardrails={},
+            )
+        )  # fmt: skip
+    return company
+
+
+def live(company, days, late_rl):
+    """Bookings of some days, every second one decided by the learned arm; some late there."""
+    with company.database.writing() as session:
+        start = company.clock.now()
+        snapshot = FleetSnapshot(
+            company_id=COMPANY, epoch_at=start, now_min=0.0, day=start.date(), layout=1,
+            scenario_hash="0" * 64, schema=1, num_drivers=1, num_bookings=1, payload=b"",
+        )  # fmt: skip
+        session.add(snapshot)
+        session.flush()
+        for n in range(days * 100):
+            arm = "rl" if n % 2 else "heuristic"
+            at = start + timedelta(minutes=10 + 14 * n)
+            late = arm == "rl" and (n // 2) % 10 < late_rl * 10
+            pickup = at + timedelta(minutes=40 if late else 5)
+            session.add(
+                Booking(
+                    id=10_000 + n, company_id=COMPANY, pickup_lat=46.2, pickup_lon=6.1,
+                    dropoff_lat=46.2, dropoff_lon=6.2, scheduled_time=at, status="COMPLETED",
+                    created_at=at - timedelta(hours=1),
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(
+                Assignment(
+                    booking_id=10_000 + n, driver_id=1, assigned_at=at, status="COMPLETED",
+                    actual_pickup_at=pickup, actual_dropoff_at=pickup + timedelta(minutes=10),
+                )
+            )  # fmt: skip
+            unit = f"booking:{10_000 + n}"
+            session.add(
+                Decision(
+                    id=f"{n:032x}", snapshot_id=snapshot.id, seq=n, company_id=COMPANY,
+                    booking_id=10_000 + n, driver_id=1, action="assign", arm=arm, unit=unit,
+                    layout=1, latency_ms=1.0, decided_at=at,
+                )
+            )  # fmt: skip
+            session.add(
+                ExperimentUnit(experiment_id=1, unit=unit, bucket=n, arm=arm, created_at=at)
+            )
+    company.clock.advance(minutes=60 + 14 * days * 100)
+
+
+def watch_of(company):
+    return Watch(company.database, COMPANY, company.scenario.rules)
+
+
+def test_an_arm_that_is_late_far_more_often_is_stopped_and_says_why(trial):
+    live(trial, 3, late_rl=0.8)
+    breach = watch_of(trial).look(trial.clock.now())
+    assert breach is not None
+    config = SqlExperiment(trial.database, COMPANY).current()
+    assert config.stopped and "late" in config.stop_reason
+    assert watch_of(trial).look(trial.clock.now()) is None  # stopped: nothing is compared
+
+
+def test_arms_that_are_alike_go_on(trial):
+    live(trial, 3, late_rl=0.0)
+    watch = watch_of(trial)
+    assert watch.look(trial.clock.now()) is None
+    assert watch.monitor is not None
+    assert not SqlExperiment(trial.database, COMPANY).current().stopped
+
+
+def test_a_new_process_finds_the_evidence_in_the_database(trial):
+    live(trial, 3, late_rl=0.8)
+    half = trial.clock.now() - timedelta(minutes=14 * 280)
+    first = watch_of(trial)
+    assert first.look(half) is None  # too little so far
+    assert watch_of(trial).look(trial.clock.now()) is not None  # all of it, after a restart
