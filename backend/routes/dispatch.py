@@ -9,7 +9,7 @@ from access import Caller
 from extensions import services
 from models import Booking, BookingPin, Commitment, Decision, Driver
 from models.reasons import ReasonCode
-from services.dispatching.dispatcher import Epoch, Fate
+from services.dispatching.fates import Epoch, Fate
 from services.dispatching.overrides import override
 from services.dispatching.part import dispatcher
 from services.dispatching.suggestions import Suggestion, suggest

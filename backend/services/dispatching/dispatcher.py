@@ -1,103 +1,31 @@
-"""Decide for a company, commit what is decided, and log it, in one transaction.
+"""Decide for a company: read its fleet, ask the experiment's arms, commit what they decide.
 
-A decision is made outside the transaction, on a state that was read before it; the transaction
-checks that nothing it rests on has changed, and otherwise the decision is made again. Two keys of
-the table ``commitment`` stand behind that check: one row per booking, one per place of a driver.
+A decision is made outside the transaction that commits it, on a state that was read before; if
+what it rests on has changed meanwhile, it is made again (`ledger`).
 """
 
-import hashlib
 import logging
-import uuid
-import zlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
-import numpy as np
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from clock import Clock
 from extensions import Database
-from models import Assignment, Booking, Commitment, Decision, FleetSnapshot
-from routes.statuses import ASSIGNED, PENDING
-from services.rl.ab_dispatcher import RoutedEpoch
-from services.rl.errors import AtmrError
-from services.rl.experiments.routed import Routed
-from services.rl.policies.base import Decision as PolicyDecision
-from services.rl.simulation.observation import LAYOUT_VERSION
-from services.rl.simulation.travel import depart_min
-from services.rl.simulation.types import STATE_SCHEMA
 
 from .desk import Desk
-from .fleet import Fleet, earliest_pickups, km_between, may_serve, read_fleet
+from .fates import ConflictError, DispatchError, Epoch
+from .fleet import Fleet, read_fleet
+from .ledger import Ledger, Limit
 from .operating_day import operating_day
-from .pins import Pinned, set_pins_aside
-from .schedule import Planned, Schedule
+from .pins import set_pins_aside
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 4
-
-
-class DispatchError(AtmrError):
-    """A booking that cannot be dispatched as asked."""
-
-
-class ConflictError(Exception):
-    """What a decision rests on has changed; decide again."""
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What became of one booking.
-
-    Attributes:
-        decision_id: Of the log.
-        booking_id: The booking.
-        driver_id: Who takes it; None: deferred.
-        assignment_id: Of the host's table; None: deferred.
-        routed: What the arm decided, and by which rules.
-        planned: The job, where it is assigned.
-        planned_pickup_at: When, by plan.
-        decide_again_at: The next epoch; None: assigned.
-        must_decide_by: From then on nobody can be there within the window any more; None where
-            that has passed, or nobody may serve it at all.
-        overdue: Nobody can reach the patient within the grace: tell them.
-        serviceable: Some vehicle on duty fits.
-    """
-
-    decision_id: str
-    booking_id: int
-    driver_id: int | None
-    assignment_id: int | None
-    routed: Routed
-    planned: Planned | None
-    planned_pickup_at: datetime | None
-    decide_again_at: datetime | None
-    must_decide_by: datetime | None
-    overdue: bool
-    serviceable: bool
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One company's epoch.
-
-    Attributes:
-        company_id: Whose.
-        at: The present moment.
-        fates: One per booking decided.
-        snapshot_id: Of the logged state; None: there was nothing to decide.
-    """
-
-    company_id: int
-    at: datetime
-    fates: tuple[Fate, ...]
-    snapshot_id: int | None
 
 
 class Dispatcher:
@@ -112,6 +40,7 @@ class Dispatcher:
 
     def __init__(self, desk: Desk, database: Database, clock: Clock, zone: ZoneInfo) -> None:
         self.desk = desk
+        self.ledger = Ledger(desk.scenario, desk.tables)
         self._database = database
         self._clock = clock
         self._zone = zone
@@ -127,7 +56,7 @@ class Dispatcher:
         """The present moment."""
         return self._clock.now()
 
-    def look(self, company_id: int) -> tuple[Fleet, list[tuple[datetime | None, bool]]]:
+    def look(self, company_id: int) -> tuple[Fleet, list[Limit]]:
         """The fleet, and per booking until when it must be decided and whether a vehicle fits.
 
         Raises:
@@ -137,7 +66,7 @@ class Dispatcher:
             fleet = self.fleet(session, company_id)
         if fleet is None:
             raise DispatchError("this company has no active driver")
-        return fleet, self._limits(fleet)
+        return fleet, self.ledger.limits(fleet)
 
     def dispatch(
         self,
@@ -190,7 +119,7 @@ class Dispatcher:
                 with self._database.writing() as session:
                     if before is not None:
                         before(session)
-                    epoch = self._commit(session, company_id, fleet, decided, pinned, at)
+                    epoch = self.ledger.commit(session, company_id, fleet, decided, pinned, at)
                     if after is not None:
                         after(session, epoch)
             except (ConflictError, IntegrityError):
@@ -209,332 +138,3 @@ class Dispatcher:
         if missing:
             raise DispatchError(f"booking {missing[0]} is not open")
         return sorted(set(only))
-
-    # --- writing ---------------------------------------------------------------------------------
-
-    def _commit(
-        self,
-        session: Session,
-        company_id: int,
-        fleet: Fleet,
-        decided: RoutedEpoch,
-        pinned: Sequence[Pinned],
-        at: datetime,
-    ) -> Epoch:
-        row_of_booking = {name: i for i, name in enumerate(fleet.state.booking_ids)}
-        row_of_driver = {name: i for i, name in enumerate(fleet.state.driver_ids)}
-        assigned = decided.assignments
-        kept = [pin for pin in pinned if pin.due]
-        self._check_unchanged(
-            session,
-            fleet,
-            [(int(r.booking_id), int(r.driver_id)) for r in assigned if r.driver_id is not None]
-            + [(pin.booking.id, pin.driver_id) for pin in kept],
-        )
-        snapshot = self._snapshot(session, company_id, fleet, at)
-        schedule = Schedule(fleet, self.desk.tables)
-        plan_hash = _hash(decided.plan)
-        again = fleet.day.instant(fleet.state.now_min + self.desk.scenario.rules.epoch_min)
-        limits = self._limits(fleet)
-        places = _Places(fleet)
-        fates: list[Fate] = []
-        for pin in pinned:
-            fates.append(self._keep_pin(session, fleet, snapshot, len(fates), pin, places, at))
-        for seq, routed in enumerate([*decided.decisions, *decided.shadow], start=len(fates)):
-            row = row_of_booking[routed.booking_id]
-            booking = fleet.bookings[row]
-            decision_id = uuid.uuid4().hex
-            job = None
-            driver_row = None if routed.driver_id is None else row_of_driver[routed.driver_id]
-            if driver_row is not None:
-                job = schedule.planned(driver_row, row)
-            latest, serviceable = limits[row]
-            assigns = driver_row is not None
-            session.add(
-                Decision(
-                    id=decision_id,
-                    snapshot_id=snapshot.id,
-                    seq=seq,
-                    company_id=company_id,
-                    booking_id=booking.id,
-                    driver_id=None if routed.driver_id is None else int(routed.driver_id),
-                    action="assign" if assigns else "defer",
-                    k=routed.k,
-                    propensity=routed.propensity,
-                    arm=routed.arm,
-                    unit=routed.unit,
-                    model=routed.model or None,
-                    layout=LAYOUT_VERSION,
-                    score=_finite(routed.decision.score),
-                    features=_features(routed, job),
-                    latency_ms=routed.latency_ms,
-                    fallback_reason=routed.fallback_reason,
-                    plan_hash=plan_hash,
-                    decided_at=at,
-                    decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
-                    shadow=routed.shadow,
-                )
-            )
-            if routed.shadow:
-                continue
-            assignment = None
-            if driver_row is not None:
-                job = schedule.add(driver_row, row)
-                driver_id = fleet.drivers[driver_row].id
-                assignment = self._assign(
-                    session, fleet, booking, driver_id, places, decision_id, job, at
-                )
-            fates.append(
-                Fate(
-                    decision_id=decision_id,
-                    booking_id=booking.id,
-                    driver_id=None if assignment is None else assignment.driver_id,
-                    assignment_id=None if assignment is None else assignment.id,
-                    routed=routed,
-                    planned=job,
-                    planned_pickup_at=None if job is None else fleet.day.instant(job.pickup_min),
-                    decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
-                    overdue=booking.id in fleet.stretched,
-                    serviceable=serviceable,
-                )
-            )
-        return Epoch(company_id, at, tuple(fates), snapshot.id)
-
-    def _check_unchanged(self, session: Session, fleet: Fleet, assigned: Sequence[Routed]) -> None:
-        """The bookings assigned are still open, and their drivers have the jobs they had.
-
-        Raises:
-            ConflictError: Otherwise.
-        """
-        if not assigned:
-            return
-        bookings = sorted(booking for booking, _ in assigned)
-        open_ = session.scalars(
-            select(Booking.id)
-            .where(Booking.id.in_(bookings), Booking.status == PENDING)
-            .order_by(Booking.id)
-            .with_for_update()
-        ).all()
-        if list(open_) != bookings:
-            raise ConflictError
-        drivers = {driver for _, driver in assigned}
-        now: dict[int, set[tuple[int, int, str]]] = {driver: set() for driver in drivers}
-        for row in session.execute(
-            select(
-                Commitment.driver_id, Commitment.booking_id, Commitment.order_no, Commitment.state
-            ).where(Commitment.driver_id.in_(drivers))
-        ):
-            now[row.driver_id].add((row.booking_id, row.order_no, row.state))
-        for driver in drivers:
-            before = {(c.booking_id, c.order_no, c.state) for c in fleet.commitments[driver]}
-            if before != now[driver]:
-                raise ConflictError
-
-    def _assign(
-        self,
-        session: Session,
-        fleet: Fleet,
-        booking: Booking,
-        driver_id: int,
-        places: "_Places",
-        decision_id: str,
-        job: Planned,
-        at: datetime,
-    ) -> Assignment:
-        assignment = Assignment(
-            booking_id=booking.id, driver_id=driver_id, assigned_at=at, status=ASSIGNED
-        )
-        session.add(assignment)
-        own = session.get(Booking, booking.id)
-        assert own is not None
-        own.status = ASSIGNED
-        session.flush()
-        slot, order_no = places.next(driver_id)
-        session.add(
-            Commitment(
-                booking_id=booking.id,
-                company_id=booking.company_id,
-                driver_id=driver_id,
-                assignment_id=assignment.id,
-                slot=slot,
-                order_no=order_no,
-                decision_id=decision_id,
-                planned_depart_at=fleet.day.instant(job.depart_min),
-                planned_pickup_at=fleet.day.instant(job.pickup_min),
-                planned_dropoff_at=fleet.day.instant(job.dropoff_min),
-                state="queued",
-                created_at=at,
-            )
-        )
-        session.flush()
-        return assignment
-
-    def assign(
-        self,
-        session: Session,
-        fleet: Fleet,
-        booking: Booking,
-        driver_id: int,
-        decision_id: str,
-        job: Planned,
-        at: datetime,
-    ) -> Assignment:
-        """Commit a booking to a driver behind what the driver has."""
-        return self._assign(
-            session, fleet, booking, driver_id, _Places(fleet), decision_id, job, at
-        )
-
-    def _keep_pin(
-        self,
-        session: Session,
-        fleet: Fleet,
-        snapshot: FleetSnapshot,
-        seq: int,
-        pin: Pinned,
-        places: "_Places",
-        at: datetime,
-    ) -> Fate:
-        decision_id = uuid.uuid4().hex
-        again = fleet.day.instant(fleet.state.now_min + self.desk.scenario.rules.epoch_min)
-        routed = Routed(
-            booking_id=str(pin.booking.id),
-            driver_id=str(pin.driver_id) if pin.due else None,
-            arm="human",
-            unit="",
-            policy="human",
-            model="",
-            fallback_reason=None,
-            latency_ms=0.0,
-            decision=PolicyDecision(-1, None),
-        )
-        session.add(
-            Decision(
-                id=decision_id,
-                snapshot_id=snapshot.id,
-                seq=seq,
-                company_id=snapshot.company_id,
-                booking_id=pin.booking.id,
-                driver_id=pin.driver_id if pin.due else None,
-                action="assign" if pin.due else "defer",
-                arm="human",
-                unit="",
-                layout=LAYOUT_VERSION,
-                features=_features(routed, pin.job),
-                latency_ms=0.0,
-                decided_at=at,
-                decide_again_at=None if pin.due else again,
-                source="human",
-            )
-        )
-        assignment = None
-        if pin.due:
-            session.flush()
-            assignment = self._assign(
-                session, fleet, pin.booking, pin.driver_id, places, decision_id, pin.job, at
-            )
-        return Fate(
-            decision_id=decision_id,
-            booking_id=pin.booking.id,
-            driver_id=pin.driver_id if pin.due else None,
-            assignment_id=None if assignment is None else assignment.id,
-            routed=routed,
-            planned=pin.job if pin.due else None,
-            planned_pickup_at=fleet.day.instant(pin.job.pickup_min) if pin.due else None,
-            decide_again_at=None if pin.due else again,
-            must_decide_by=fleet.day.instant(pin.job.depart_min),
-            overdue=pin.booking.id in fleet.stretched,
-            serviceable=True,
-        )
-
-    def _snapshot(
-        self, session: Session, company_id: int, fleet: Fleet, at: datetime
-    ) -> FleetSnapshot:
-        state = fleet.state
-        row = FleetSnapshot(
-            company_id=company_id,
-            epoch_at=at,
-            now_min=state.now_min,
-            day=fleet.day.date,
-            scenario_hash=state.scenario_hash,
-            layout=LAYOUT_VERSION,
-            schema=STATE_SCHEMA,
-            num_drivers=len(state.driver_ids),
-            num_bookings=len(state.booking_ids),
-            payload=zlib.compress(state.to_json().encode()),
-        )
-        session.add(row)
-        session.flush()
-        return row
-
-    def _limits(self, fleet: Fleet) -> list[tuple[datetime | None, bool]]:
-        """For each booking: until when it must be decided, and whether some vehicle fits."""
-        state = fleet.state
-        rows, drivers = state.bookings, state.drivers
-        fits = may_serve(rows, drivers, self.desk.scenario)
-        at = np.where(
-            fits, earliest_pickups(rows, drivers, state.now_min, self.desk.tables), np.inf
-        )
-        found: list[tuple[datetime | None, bool]] = []
-        for b in range(len(rows)):
-            in_time = np.flatnonzero(at[:, b] <= rows["window_end_min"][b])
-            latest = None
-            if len(in_time):
-                latest = fleet.day.instant(max(self._latest(fleet, int(d), b) for d in in_time))
-            found.append((latest, bool(fits[:, b].any())))
-        return found
-
-    def _latest(self, fleet: Fleet, driver: int, booking: int) -> float:
-        d: Any = fleet.state.drivers[driver]
-        b: Any = fleet.state.bookings[booking]
-        km = km_between(
-            self.desk.tables,
-            (float(d["lat"]), float(d["lon"])),
-            (float(b["pickup_lat"]), float(b["pickup_lon"])),
-        )
-        return float(depart_min(self.desk.tables, float(b["window_end_min"]), km, 0, 0))
-
-
-class _Places:
-    """Free places in drivers' queues, and the order of work."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._taken = {d: {c.slot for c in rows} for d, rows in fleet.commitments.items()}
-        self._last = {
-            d: max((c.order_no for c in rows), default=0) for d, rows in fleet.commitments.items()
-        }
-
-    def next(self, driver_id: int) -> tuple[int, int]:
-        """The lowest free slot, and the number behind all others; both are taken now."""
-        taken = self._taken[driver_id]
-        slot = next(i for i in range(len(taken) + 1) if i not in taken)
-        taken.add(slot)
-        self._last[driver_id] += 1
-        return slot, self._last[driver_id]
-
-
-def _features(routed: Routed, job: Planned | None) -> dict[str, float]:
-    shown = {name: _finite(value) for name, value in routed.decision.features.items()}
-    if job is not None:
-        shown |= {
-            "depart_min": job.depart_min,
-            "pickup_min": job.pickup_min,
-            "late_min": job.late_min,
-            "wait_min": job.wait_min,
-            "deadhead_km": job.deadhead_km,
-            "drive_min": job.drive_min,
-        }
-    return (
-        {name: round(float(value), 3) for name, value in shown.items() if value is not None}
-        | ({"explored": 1.0} if routed.explored else {})
-        | ({"conflict": 1.0} if routed.conflict else {})
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _hash(plan: Any) -> str:
-    return hashlib.sha256(repr(plan).encode()).hexdigest()[:16]

@@ -358,7 +358,8 @@ def earliest_pickups(
     )  # fmt: skip
     leave = np.maximum(now_min, drivers["free_at_min"])
     arrive = leave[:, None] + model.minutes_matrix(leave, km, zeros_n, zeros_b)
-    return np.maximum(arrive, bookings["promised_min"][None, :])
+    result: FloatArray = np.maximum(arrive, bookings["promised_min"][None, :])
+    return result
 
 
 def may_serve(bookings: np.ndarray, drivers: np.ndarray, scenario: Scenario) -> np.ndarray:

@@ -94,7 +94,7 @@ def override(
         "late_min": round(job.late_min, 3),
         "deadhead_km": round(job.deadhead_km, 3),
     }
-    dispatcher.assign(session, fleet, booking, driver_id, made.id, job, now)
+    dispatcher.ledger.assign(session, fleet, booking, driver_id, made.id, job, now)
     return made
 
 

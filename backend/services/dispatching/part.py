@@ -30,12 +30,12 @@ class DispatcherPart:
             with self._lock:
                 if self._made is None:
                     at_work = self._at_work
-                    registry = at_work.registry
+                    registry: object = at_work.registry
                     desk = Desk(
                         at_work.scenario,
                         at_work.database,
                         at_work.clock,
-                        registry if _serves(registry) else None,
+                        registry if isinstance(registry, Champions) else None,
                         budget_ms=at_work.config.budget_ms,
                         device=at_work.config.device,
                     )
@@ -71,10 +71,6 @@ def dispatcher() -> Dispatcher:
         DataError: If this app has none.
     """
     part = services().parts.get(PART)
-    if part is None:
+    if not isinstance(part, DispatcherPart):
         raise DataError("this server does not dispatch")
     return part.get()
-
-
-def _serves(registry: object) -> bool:
-    return isinstance(registry, Champions)

@@ -6,7 +6,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from .dispatcher import Dispatcher, DispatchError
+from .dispatcher import Dispatcher
+from .fates import DispatchError
 from .fleet import may_serve
 from .schedule import Planned, Schedule
 

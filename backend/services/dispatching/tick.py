@@ -14,7 +14,8 @@ from extensions import Database
 from models import Driver
 from services.rl.errors import AtmrError
 
-from .dispatcher import Dispatcher, Epoch
+from .dispatcher import Dispatcher
+from .fates import Epoch
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ late; a booking counts once, however often it is seen.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -31,7 +31,7 @@ _INFEASIBLE: Final = "infeasible"
 class _Event:
     at: datetime
     outcome: bool
-    fields: dict[str, object]
+    fields: dict[str, Any]
 
 
 class Watch:
@@ -87,7 +87,7 @@ class Watch:
             events = sorted(self._events(session, self._since, now), key=lambda e: e.at)
         for event in events:
             feed = self._monitor.record_outcome if event.outcome else self._monitor.record_decision
-            breach = feed(event.at, **event.fields)  # type: ignore[operator]
+            breach = feed(event.at, **event.fields)
             if breach is not None:
                 return breach
         self._since = now
@@ -169,9 +169,8 @@ class Watch:
             .order_by(Decision.decided_at)
             .limit(_MOST_ROWS)
         )
-        for row in waiting:
-            at = row.scheduled_time + given_up
-            yield from self._told(row.id, row.unit, at, arm_of, False, True)
+        for booking_id, promised, unit in waiting:
+            yield from self._told(booking_id, unit, promised + given_up, arm_of, False, True)
 
     def _arms(self, session: Session) -> dict[str, ExperimentUnit]:
         row = experiment_row(session, self._company_id, self._name)

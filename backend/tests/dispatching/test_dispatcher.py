@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from models import Assignment, Commitment, Decision, FleetSnapshot
-from services.dispatching.dispatcher import DispatchError
+from services.dispatching.fates import DispatchError
 from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.types import DispatchState

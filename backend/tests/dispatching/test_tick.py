@@ -1,6 +1,6 @@
 """The tick: every company, whatever happens to one; overdue patients are told."""
 
-from services.dispatching.dispatcher import DispatchError, Epoch
+from services.dispatching.fates import DispatchError, Epoch
 from services.dispatching.tick import companies, dispatch_open_bookings
 
 from .companies import COMPANY
