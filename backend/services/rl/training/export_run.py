@@ -44,7 +44,7 @@ from services.rl.simulation.types import DispatchState, FloatArray
 
 from .backends import Row, chosen, pair_contest, recorded_states
 
-MOVES: Final = (DEFAULT_MOVES, 4_500, 3_000, 1_500)
+MOVES: Final = (20_000, DEFAULT_MOVES, 3_000, 1_500)
 """What a planner may search per epoch; the most that fits is taken."""
 PLANNER_SHARE: Final = 0.3
 """Of the budget, that the 99th percentile of the planner's own time may take."""

@@ -247,8 +247,8 @@ def test_a_planner_gets_the_moves_that_fit(tmp_path):
     made, report = export_model(
         tmp_path / "b", SMALL, days=2, states=6, budget_ms=1e6, transfer=True
     )
-    assert (made.kind, made.policy["moves"]) == ("planner", 6_000)
-    assert set(report.moves) == {6_000} and not report.fallbacks
+    assert (made.kind, made.policy["moves"]) == ("planner", 20_000)
+    assert set(report.moves) == {20_000} and not report.fallbacks
     made, report = export_model(
         tmp_path / "c", SMALL, days=2, states=6, budget_ms=1e-3, transfer=True
     )
