@@ -176,13 +176,18 @@ class Measures:
         }
 
     def _yardstick(self, world: str) -> FloatArray | None:
-        """Best known reward per day: the clairvoyant's, or that of any policy on that day."""
+        """Best known reward per day: the clairvoyant's, or a policy's where that is more.
+
+        The same policies whatever else was measured: the gap must not depend on what was asked.
+        """
         found = self._hindsight(world)
         if found is None:
             return None
         best, kind = found
-        for (where, _), played in self._results.items():
-            if where == world and kind != "bound":
+        options = self._plan.options
+        known = {options.search(), options.planner(), "matching", "matching_linear", ROLLING}
+        for (where, policy), played in self._results.items():
+            if where == world and kind != "bound" and policy in known:
                 days = min(len(best), played.days)
                 best[:days] = np.maximum(best[:days], played.rewards[:, :days].max(axis=0))
         return best

@@ -200,9 +200,11 @@ class FitPlanner:
                 for stage in stages
             )  # fmt: skip
             generation = evolving / full.generations
-            # The check plays three candidates one after the other, on one thread.
+            # The check plays three candidates, care as many as it has steps; a thread may idle.
             check = len(world.days) or full.check_days
-            judging = 3 * check * (base + full.check_moves * per_move) * full.threads
+            judging = (
+                (3 + full.threads + len(full.care)) * check * (base + full.check_moves * per_move)
+            )
             room = int((seconds - judging) / max(generation, 1e-9))
             generations = min(full.generations, room)
             fewest = full.generations if rung is self.RUNGS[0] else self.FEWEST
@@ -244,6 +246,7 @@ class FitPlanner:
             PlannerFit(
                 **_only(plan, PlannerFit)
                 | {name: FitStage(**plan[name]) for name in ("busy", "own")}
+                | {"care": tuple(map(tuple, plan["care"]))}
             ),
             days=world.days,
             source=world.source,

@@ -3,11 +3,13 @@
 Every candidate of a generation plays the same fresh days with the same seeds of the search; see
 `evolution`. A fit has two stages, see `PlannerFit`; kept is what earns most on other days: training
 seeds that no fit plays. Real days are too few to keep some apart: there the check is on all
-training days. Several fits are averaged: the noise of days sends each another way.
+training days. Several fits are averaged: the noise of days sends each another way. In the end
+`planner_care` raises the prices of lateness as far as patients need it.
 """
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,15 @@ from services.rl.simulation.scenarios import FittedDemand, Scenario, SyntheticDe
 from services.rl.simulation.types import Day, FloatArray, IntArray
 
 from .evolution import Evolution, Journal, evolve
+from .planner_care import STEPS, Step, with_care
 
 _FIRST_CHECK = 900_000  # seeds of the training range that are never fitted on
-_AVERAGED = 0.6  # a stage's answer is the average of the means after this share of its generations
 _BUSY = (
     1.6  # bookings per driver and hour; what the values are worth shows where drivers are scarce
 )
 _HOT = 4.0
+_EVOLVED = NUM_TERMS - 1
+"""Terms that evolve: all but the last, `late_urgent`, which the reward cannot judge."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class PlannerFit:
         threads: Candidates played at once.
         seed: Of everything random.
         repeats: Fits, with the seeds from ``seed`` on, whose weights are averaged.
+        care: Prices of lateness to choose among in the end; see `planner_care`.
     """
 
     busy: Stage = Stage(generations=24, days=24, moves=700, sigma=0.5)
@@ -73,6 +78,7 @@ class PlannerFit:
     threads: int = max(1, min(2, os.cpu_count() or 1))
     seed: int = 0
     repeats: int = 1
+    care: tuple[Step, ...] = STEPS
 
     @property
     def generations(self) -> int:
@@ -136,16 +142,34 @@ def fit_planner(
         fits.append(_fit_once(scenario, one, days, source, start, own_journal, told, out_of_time))
         if out_of_time is not None and out_of_time():
             break
-    if plan.repeats == 1:
-        return fits[0]
-    none = np.zeros(NUM_TERMS) if start is None else start.array()
-    average = np.mean([fit.array() for fit in fits], axis=0)
-    provenance = {
-        "repeats": len(fits),
-        "fits": [fit.provenance for fit in fits],
-        "generations_played": sum(fit.provenance["generations_played"] for fit in fits),
-    }
-    return _best_of(scenario, plan, {"start": none, "average": average}, days, source, provenance)
+    values = fits[0]
+    if plan.repeats > 1:
+        none = np.zeros(NUM_TERMS) if start is None else start.array()
+        average = np.mean([fit.array() for fit in fits], axis=0)
+        provenance = {
+            "repeats": len(fits),
+            "fits": [fit.provenance for fit in fits],
+            "generations_played": sum(fit.provenance["generations_played"] for fit in fits),
+        }
+        values = _best_of(
+            scenario, plan, {"start": none, "average": average}, days, source, provenance
+        )
+    checks = _checks(plan, days)
+    return with_care(
+        scenario,
+        values,
+        plan.care,
+        lambda: Engine(scenario, len(checks), days=days or None, source=source),
+        checks,
+        moves=plan.check_moves,
+        threads=plan.threads,
+        source=source,
+    )
+
+
+def _checks(plan: PlannerFit, days: Sequence[Day]) -> IntArray:
+    """Labels of the days that decide what is kept."""
+    return np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
 
 
 def _fit_once(
@@ -187,12 +211,14 @@ def _best_of(
     provenance: dict[str, Any],
 ) -> PlannerValues:
     """What earns most on the days kept for that; the earliest of equals."""
-    checks = np.arange(len(days)) if days else _FIRST_CHECK + np.arange(plan.check_days)
-    judge = Engine(scenario, len(checks), days=days or None, source=source)
-    checked = {
-        name: _score(judge, scenario, weights, plan.check_moves, checks)
-        for name, weights in candidates.items()
-    }
+    checks = _checks(plan, days)
+
+    def earned(weights: FloatArray) -> float:
+        judge = Engine(scenario, len(checks), days=days or None, source=source)
+        return _score(judge, scenario, weights, plan.check_moves, checks)
+
+    with ThreadPoolExecutor(plan.threads) as pool:
+        checked = dict(zip(candidates, pool.map(earned, candidates.values()), strict=True))
     kept = max(checked, key=lambda name: checked[name])
     return PlannerValues(
         terms=TERM,
@@ -225,8 +251,8 @@ def busy_scenario(scenario: Scenario) -> Scenario:
 
 
 def _identity(plan: PlannerFit) -> dict[str, Any]:
-    """What makes a fit the same fit: not the number of threads, nor that of other fits."""
-    return {k: v for k, v in asdict(plan).items() if k not in ("threads", "repeats")}
+    """What makes evolution the same: not the number of threads, other fits, or what follows."""
+    return {k: v for k, v in asdict(plan).items() if k not in ("threads", "repeats", "care")}
 
 
 def _evolved(
@@ -250,13 +276,14 @@ def _evolved(
         else rng.integers(0, _FIRST_CHECK, batch)
         for _ in range(stage.generations)
     ]
-    head = {"fit": _identity(plan), "scenario_hash": scenario.sha256, "start": origin.tolist()}
-    return evolve(
+    evolved, fixed = origin[:_EVOLVED], origin[_EVOLVED:]
+    head = {"fit": _identity(plan), "scenario_hash": scenario.sha256, "start": evolved.tolist()}
+    point, played = evolve(
         Evolution(stage.generations, plan.population, stage.sigma, plan.threads, plan.seed + known),
-        origin,
+        evolved,
         lambda: Engine(scenario, batch, days=days or None, source=source),
         lambda engine, point, generation: _score(
-            engine, scenario, point, stage.moves, labels[generation]
+            engine, scenario, np.concatenate([point, fixed]), stage.moves, labels[generation]
         ),
         journal=Journal(journal, head),
         on_generation=None
@@ -264,6 +291,7 @@ def _evolved(
         else lambda generation, *scores: on_generation(known + generation, *scores),
         out_of_time=out_of_time,
     )
+    return np.concatenate([point, fixed]), played
 
 
 def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:

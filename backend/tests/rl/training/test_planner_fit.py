@@ -22,6 +22,7 @@ TINY = PlannerFit(
     check_moves=30,
     threads=2,
     seed=1,
+    care=(),
 )
 
 
@@ -95,7 +96,7 @@ def test_the_first_stage_has_more_demand_where_it_is_a_model_and_little():
 
 def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
     """With a reward whose best weights are known, found in place of the days' own."""
-    best = np.linspace(-2.0, 3.0, NUM_TERMS)
+    best = np.append(np.linspace(-2.0, 3.0, NUM_TERMS - 1), 0.0)
 
     def score(_engine, _scenario, weights, _moves, labels):
         return float(100.0 + labels.sum() % 7 - ((weights - best) ** 2).sum())
