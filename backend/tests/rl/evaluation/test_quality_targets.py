@@ -124,3 +124,114 @@ def test_the_paired_differences_interval_decides_where_it_is_known():
     assert Target("x", Measured(9.0, 1.0, sure=False), MUST).verdict() is Verdict.MISSED
     assert Target("x", Measured(9.0, 9.5, sure=True), MUST).verdict() is Verdict.MUST
     assert Target("x", Measured(1.0, 0.1, sure=True), MUST).verdict() is Verdict.MISSED
+
+
+# --- the table of the issue ----------------------------------------------------------------------
+
+BOUNDS = [
+    # words of the row, (bound, interval asked for) that must hold, the same aimed at
+    (("≤ 15 ms", "rolling à 0,2 s", "geneva_overload"), (5.0, True), (8.0, False)),
+    (("≤ 15 ms", "rolling à 0,2 s", "geneva"), (0.0, False), (4.0, False)),
+    (("planner", "rolling_search", "geneva_overload"), (3.5, True), (6.0, False)),
+    (("planner", "rolling_search", "geneva"), (0.7, True), (2.0, False)),
+    (("écart comblé", "planner", "geneva_overload"), (84.0, False), (90.0, False)),
+    (("écart comblé", "planner", "geneva"), (82.0, False), (90.0, False)),
+    (("réseau", "≤ 1 ms", "matching_linear", "geneva_overload"), (5.0, True), (-1.0, False)),
+    (("réseau", "≤ 1 ms", "matching_linear", "geneva"), (2.0, True), (-1.0, False)),
+    (("réseau", "≤ 1 ms", "rolling à 0,2 s", "geneva_overload"), (0.0, False), (0.0, True)),
+    (("manhattan_11", "≤ 1 ms", "25 jours", "matching_profit"), (7.0, True), (82.5, False)),
+    (("manhattan_38", "≤ 1 ms", "25 jours", "matching_profit"), (6.0, True), (86.5, False)),
+    (("rolling", "perturbations", "geneva_overload"), (0.0, True), None),
+    (("matching", "perturbations", "geneva_overload"), (0.0, True), None),
+    (("rolling", "perturbations", "geneva"), (0.0, False), None),
+    (("matching", "perturbations", "geneva"), (0.0, False), None),
+]
+CEILINGS = [
+    *(
+        ((danger, world), 0.0, -30.0)
+        for danger in (
+            "priorités 4-5 non servies",
+            "15 min après l'heure promise",
+            "les mêmes, priorités 4-5",
+        )
+        for world in ("geneva_overload", "geneva")
+    ),
+    (("200 chauffeurs", "500 réservations"), 100.0, 25.0),
+    (("temps d'entraînement", "planner"), 15.0, 5.0),
+    (("temps d'entraînement", "dqn_matching"), 15.0, 5.0),
+]
+
+
+def row_of(words):
+    """The one row with these words; ``geneva`` is a whole word."""
+
+    def has(name, word):
+        return word in name.replace(",", " ").split() or (word != "geneva" and word in name)
+
+    rows = [row for row in targets({}) if all(has(row.name, word) for word in words)]
+    assert len(rows) == 1, [row.name for row in rows]
+    return rows[0]
+
+
+@pytest.mark.parametrize(("words", "must", "aim"), BOUNDS)
+def test_gains_are_held_to_what_the_issue_asks(words, must, aim):
+    row = row_of(words)
+    assert (row.must.at_least, row.must.certain, row.must.at_most) == (*must, None)
+    if aim is None:
+        assert row.aim is None
+    else:
+        assert (row.aim.at_least, row.aim.certain, row.aim.at_most) == (*aim, None)
+
+
+@pytest.mark.parametrize(("words", "must", "aim"), CEILINGS)
+def test_dangers_and_times_are_held_to_what_the_issue_asks(words, must, aim):
+    row = row_of(words)
+    assert (row.must.at_most, row.aim.at_most) == (must, aim)
+    assert row.must.at_least is None is row.aim.at_least
+    assert not row.must.certain and not row.aim.certain
+
+
+def test_the_table_has_no_other_rows():
+    named = {row_of(words).name for words, *_ in (*BOUNDS, *CEILINGS)}
+    assert named == {row.name for row in targets({})}
+
+
+def trained(*minutes):
+    return {"training": [{"kind": "planner", "minutes": m} for m in minutes]}
+
+
+def test_the_longest_training_counts():
+    words = "temps d'entraînement, planner"
+    assert found(trained(4.0, 15.1, 5.0), words).verdict() is Verdict.MISSED
+    assert found(trained(4.0, 15.0, 5.0), words).verdict() is Verdict.MUST
+    assert found(trained(4.0, 4.9), words).verdict() is Verdict.AIM
+    assert found(trained(4.0, 15.1, 5.0), words).measured.value == 15.1
+    assert found(trained(4.0), "temps d'entraînement, dqn_matching").measured is None
+
+
+def test_the_city_is_the_planners_whoever_stands_first():
+    def timed(policy, p50_ms):
+        return {"policy": policy, "days": 2, "full_p50_ms": p50_ms, "full_p99_ms": 2 * p50_ms}
+
+    rows = [timed("matching", 0.5), timed("planner@6000", 120.0), timed("rolling_search", 20.0)]
+    row = found({"city": rows}, "par époque, à chaud")
+    assert row.measured.value == 120.0 and row.verdict() is Verdict.MISSED
+    assert "planner@6000" in row.measured.remark
+
+
+@pytest.mark.parametrize("world", ["manhattan_11", "manhattan_38"])
+def test_manhattan_is_held_to_a_millisecond_and_to_the_bound(world):
+    def row(p50_ms, share=80.0):
+        values = {
+            "policy": "matching_values",
+            "days": 25,
+            "minus_profit": pair(9.0, 1.0),
+            "share_of_bound_pct": {"mean": share, "half": 1.0},
+            "latency": {"p50_ms": p50_ms},
+        }
+        return found({"manhattan": {world: [values]}}, f"{world}, 25 jours de validation")
+
+    assert row(1.0).verdict() is Verdict.MUST
+    assert row(1.01).verdict() is Verdict.MISSED
+    assert row(0.1, share=86.5).verdict() is Verdict.AIM
+    assert row(0.1, share=82.4).verdict() is Verdict.MUST

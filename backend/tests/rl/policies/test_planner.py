@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -297,6 +298,62 @@ def test_however_little_time_there_is_what_is_due_is_committed():
     for _ in range(2):
         assert committed(state, policy.decide(state)) == {"b0": 0}
     assert policy.fallbacks == 0
+
+
+@pytest.mark.parametrize("budget_ms", [20.0, 200.0])
+def test_a_budget_of_milliseconds_is_roughly_kept_and_used(budget_ms):
+    """Roughly, because tests share their machine: seconds, or no time at all, would be wrong."""
+    state = state_of(random_day(1, 14), 60.0)
+    policy = search(budget_ms=budget_ms)
+    policy.decide(state)  # compiles, allocates
+    took_ms = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        policy.decide(state)
+        took_ms.append(1e3 * (time.perf_counter() - begun))
+    assert min(took_ms) < 20 * budget_ms
+    assert max(took_ms) > budget_ms / 10
+
+
+def test_the_last_epoch_commits_all_that_is_planned():
+    """Nobody decides after it: what could leave later is lost unless it is committed now."""
+    day = day_of([booking(495, 1, 2)], [driver(0, end=600)])
+    for now, expected in ((470, {}), (475, {"b0": 0})):  # the day has 480 minutes, an epoch 5
+        state = state_of(day, now)
+        answer = search().decide(state)
+        assert committed(state, answer) == expected
+        assert planned_routes(state, answer) == [[0]]
+
+
+def test_bookings_are_planned_from_150_minutes_before_their_time():
+    scenario = even_scenario()
+    state = state_of(day_of([booking(249, 1, 2), booking(251, 3, 2)], [driver(0)]), 100)
+    policy = SearchPolicy("rolling_search", scenario)
+    assert planned_routes(state, policy.decide(state)) == [[0]]
+
+
+def test_the_look_ahead_of_values_is_theirs():
+    scenario = even_scenario()
+    state = state_of(day_of([booking(249, 1, 2), booking(251, 3, 2)], [driver(0)]), 100)
+    for minutes, expected in ((60.0, []), (160.0, [0, 1])):
+        values = dataclasses.replace(values_of(scenario), look_ahead_min=minutes)
+        policy = SearchPolicy("planner", scenario, values=values)
+        assert planned_routes(state, policy.decide(state)) == [expected]
+
+
+def test_the_search_begins_as_hot_as_its_values_say():
+    """The same as without values at 4, the default; otherwise at other temperatures."""
+    scenario = even_scenario()
+    states = [state_of(random_day(seed, 16), 60.0) for seed in range(6)]
+
+    def routes(values):
+        policy = SearchPolicy("planner", scenario, values=values, moves=300, look_ahead_min=ALL_DAY)
+        return [planned_routes(state, policy.decide(state)) for state in states]
+
+    by_default = routes(None)
+    assert routes(dataclasses.replace(values_of(scenario), hot=4.0)) == by_default
+    for hot in (0.05, 60.0):
+        assert routes(dataclasses.replace(values_of(scenario), hot=hot)) != by_default
 
 
 def test_the_shortest_budget_decides_as_its_moves_do():
