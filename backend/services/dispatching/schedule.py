@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.rl.simulation.travel import TravelTables, arrive_min, depart_min
+from services.rl.simulation.types import DispatchState
 
 from .fleet import Fleet, km_between
 
@@ -37,9 +38,19 @@ class Schedule:
     """The fleet with what is committed so far; `add` appends to a driver's queue."""
 
     def __init__(self, fleet: Fleet, tables: TravelTables) -> None:
-        self._drivers: Any = fleet.state.drivers.copy()
-        self._bookings: Any = fleet.state.bookings
-        self._now = fleet.state.now_min
+        self._begin(fleet.state, tables)
+
+    @classmethod
+    def of_state(cls, state: DispatchState, tables: TravelTables) -> "Schedule":
+        """From a state alone, such as a logged one."""
+        made = cls.__new__(cls)
+        made._begin(state, tables)
+        return made
+
+    def _begin(self, state: DispatchState, tables: TravelTables) -> None:
+        self._drivers: Any = state.drivers.copy()
+        self._bookings: Any = state.bookings
+        self._now = state.now_min
         self._tables = tables
 
     def planned(self, driver: int, booking: int) -> Planned:
