@@ -151,6 +151,7 @@ def cannot_override(
 
 
 def drivers_of(session: Session, visit: Visit) -> list[Any]:
+    """The company's active drivers, to choose from."""
     return list(
         session.execute(
             select(Driver.id, Driver.wheelchair_vehicle)

@@ -139,10 +139,10 @@ def _km(a: Point, b: Point) -> float:
     return math.hypot((a[0] - b[0]) * _KM_PER_DEGREE, (a[1] - b[1]) * per_lon)
 
 
-# --- charts ----------------------------------------------------------------------------------------
+# --- charts --------------------------------------------------------------------------------------
 
 CHART_WIDTH, CHART_HEIGHT = 400, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 12, 26
+LEFT, RIGHT, TOP, BOTTOM = 56, 8, 12, 26
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 _MONTHS = {
-    "fr": ["janv.", "févr.", "mars", "avril", "mai", "juin", "juil.", "août", "sept.", "oct.", "nov.", "déc."],
-    "en": ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"],
-}
+    "fr": (
+        "janv.", "févr.", "mars", "avril", "mai", "juin",
+        "juil.", "août", "sept.", "oct.", "nov.", "déc.",
+    ),
+    "en": ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+}  # fmt: skip
 _THIN = "\u202f"  # narrow no-break space: before % and : in French, in both between thousands
 
 

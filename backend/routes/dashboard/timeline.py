@@ -110,7 +110,7 @@ def _decided(story: Story, teller: Teller) -> list[Moment]:
     return found
 
 
-def why(story: Story, teller: Teller, now: datetime) -> list[str]:
+def why(story: Story, teller: Teller) -> list[str]:
     """What became of it, and, if that is late or nothing, the reason that the log gives."""
     t, fate = teller.t, story.outcome.fate
     wait = teller.fmt.minutes(story.outcome.wait_min or 0.0)

@@ -127,8 +127,8 @@ class Today:
         return wilson(count, of)
 
 
-@dashboard.get("")
 @dashboard.get("/")
+@dashboard.get("")  # the last is the one that links name
 @page()
 def today(visit: Visit) -> str:
     """The page."""

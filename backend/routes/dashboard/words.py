@@ -23,7 +23,7 @@ class Words:
         self.language = language
         self._place = _PLACE[language]
 
-    def __call__(self, key: str, *, missing: str | None = None, **values: Any) -> str:
+    def __call__(self, key: str, /, *, missing: str | None = None, **values: Any) -> str:
         """The sentence of this name, with values filled in.
 
         Args:

@@ -27,7 +27,7 @@ from .dispatcher import Dispatcher
 from .experiments import DISPATCH
 from .operating_day import OperatingDay, day_of
 
-_SPREAD_MIN: Final = 4.0  # of pickups around the plan
+_SPREAD_MIN: Final = 2.0  # of pickups around the plan
 _NO_SHOW: Final = 0.02
 _GIVEN_UP_AFTER: Final = timedelta(minutes=45)
 
@@ -235,7 +235,7 @@ class DemoCompany:
     def _drawn(self, booking_id: int) -> tuple[float, bool]:
         """What the streets do to a booking: minutes lost (or won), and whether nobody is there."""
         if booking_id not in self._streets:
-            lost = float(self._random.gamma(1.2, _SPREAD_MIN) - 2.0)
+            lost = float(self._random.gamma(1.2, _SPREAD_MIN) - 1.5)
             self._streets[booking_id] = lost, bool(self._random.random() < _NO_SHOW)
         return self._streets[booking_id]
 

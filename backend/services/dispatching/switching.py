@@ -1,4 +1,4 @@
-"""The manager's switch: the heuristic alone, and back. Every turn of it is an event with a reason."""
+"""The manager's switch: the heuristic alone, and back; every turn is an event with a reason."""
 
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
