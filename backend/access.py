@@ -108,6 +108,17 @@ def find_caller(connection: Connection, key: str, now: datetime) -> tuple[Caller
     return caller, row.last_used_at is None or now - row.last_used_at >= _REMEMBER_USE_EVERY
 
 
+def caller_of_prefix(connection: Connection, prefix: str, now: datetime) -> Caller | None:
+    """The caller of a key that was shown before (a signed session names it by its prefix).
+
+    None if the key is unknown, expired or revoked meanwhile.
+    """
+    row = connection.execute(_BY_PREFIX, {"prefix": prefix[:16]}).one_or_none()
+    if row is None or not _valid(row, now):
+        return None
+    return Caller(row.id, row.company_id, row.name, row.prefix, frozenset(row.scopes.split(",")))
+
+
 def note_use(session: Session, caller: Caller, now: datetime) -> None:
     """Remember when a key was last used, to the nearest few minutes."""
     row = session.get(ApiKey, caller.key_id)

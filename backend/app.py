@@ -28,6 +28,7 @@ from models.database_url import reason
 from rate_limits import RateLimits
 from routes.assignments import assignments
 from routes.bookings import bookings
+from routes.dashboard import dashboard
 from routes.dispatch import dispatch
 from routes.drivers import drivers
 from routes.experiments import experiments
@@ -50,8 +51,8 @@ API_BLUEPRINTS: tuple[ApiBlueprint, ...] = (
 )
 """Under ``/api/v1``, in the order of the description. New topics are added here."""
 
-PAGE_BLUEPRINTS: tuple[Blueprint, ...] = ()
-"""Beside the API, outside its description: a dashboard."""
+PAGE_BLUEPRINTS: tuple[Blueprint, ...] = (dashboard,)
+"""Beside the API, outside its description."""
 
 _LOG = logging.getLogger("atmr.requests")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
