@@ -11,7 +11,7 @@ from routes.bookings import own_booking
 from routes.problems import not_found
 from routes.schema import MAX_ID
 from routes.statuses import PENDING
-from services.dispatching.dispatcher import DispatchError
+from services.dispatching.fates import DispatchError
 from services.dispatching.outcomes import outcome_of
 from services.dispatching.part import PART, dispatcher
 from services.dispatching.suggestions import Suggested, suggest

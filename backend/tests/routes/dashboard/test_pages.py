@@ -47,7 +47,7 @@ def test_open_bookings_stand_by_urgency_the_overdue_first_in_words(manager):
     api.clock.advance(minutes=60)  # 11:00: those of 10:05 and 10:10 are over
     page = manager.text()
     table = page[page.index('id="h-open"') :]
-    places = [table.index(f"/bookings/{n}\"") for n in (late, soon, stuck, calm)]
+    places = [table.index(f'/bookings/{n}"') for n in (late, soon, stuck, calm)]
     assert places == sorted(places)
     assert "En retard de 25 min : avertir le patient" in table
     assert "Aucun véhicule adapté" in table and "A le temps jusqu’à 1" in table
@@ -117,7 +117,8 @@ def test_readers_see_and_cannot_touch(manager):
     experiment(manager.api)
     decision = dispatched(manager.api, booked(manager.api))["decision_id"]
     reader = other(manager, "reader")
-    assert "droit admin" in reader.text() and 'action="/dashboard/heuristic-only"' not in reader.text()
+    today = reader.text()
+    assert "droit admin" in today and 'action="/dashboard/heuristic-only"' not in today
     assert "droit dispatch" in reader.text(f"/decisions/{decision}")
     for path, fields in (
         ("/heuristic-only", {"why": "precaution"}),
@@ -137,8 +138,12 @@ def test_a_decision_is_explained_and_overridden_as_through_the_api(manager):
     text = manager.text(page)
     assert f"Chauffeur {driver} envoyé." in text and "à l’heure" in text
     assert f"Chauffeur {driver} envoyé." in manager.text("/decisions")
-    for wrong in ({"driver": "x", "why": "traffic"}, {"driver": "12", "why": "bad"},
-                  {"driver": "99999999999", "why": "other"}, {"driver": "-1", "why": "other"}):  # fmt: skip
+    for wrong in (
+        {"driver": "x", "why": "traffic"},
+        {"driver": "12", "why": "bad"},
+        {"driver": "99999999999", "why": "other"},
+        {"driver": "-1", "why": "other"},
+    ):
         assert manager.post(f"{page}/override", page=page, **wrong).status_code == 422
     assert manager.post(f"{page}/override", page=page, driver="21", why="other").status_code == 404
     to = 11 + 12 - driver
@@ -184,7 +189,7 @@ def test_other_companies_rows_do_not_exist(manager):
     for path in PAGES:
         text = stranger.text(path)
         assert mine["decision_id"] not in text
-        assert f"/bookings/{mine['booking_id']}\"" not in text
+        assert f'/bookings/{mine["booking_id"]}"' not in text
     assert "Chauffeur 11" not in stranger.text() and "Chauffeur 21" in stranger.text()
 
 
@@ -217,7 +222,8 @@ def test_models_are_promoted_and_rolled_back(manager):
     page = manager.text("/models")
     assert "aaaaaaaaaaaa" in page and "bbbbbbbbbbbb" in page
     assert manager.post("/models/aaaaaaaaaaaa/promote", why="free text").status_code == 422
-    assert manager.post("/models/cccccccccccc/promote", why="gate_passed").status_code == 404
+    assert manager.post("/models/dddddddddddd/promote", why="gate_passed").status_code == 404
+    assert manager.post("/models/cccccccccccc/promote", why="gate_passed").status_code == 409
     for version in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
         answer = manager.post(f"/models/{version}/promote", why="gate_passed")
         assert answer.status_code == 303, answer.get_data(as_text=True)
@@ -279,9 +285,16 @@ def test_nothing_there_is_a_page_not_an_error(manager, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["/decisions?until=x", "/decisions?until=1e400", "/decisions?until=-99999999999999",
-     "/decisions?until=nan", "?lang=<script>", "/report?day=0001-01-01", "/report.csv?day=9999-12-31"],
-)  # fmt: skip
+    [
+        "/decisions?until=x",
+        "/decisions?until=1e400",
+        "/decisions?until=-99999999999999",
+        "/decisions?until=nan",
+        "?lang=<script>",
+        "/report?day=0001-01-01",
+        "/report.csv?day=9999-12-31",
+    ],
+)
 def test_odd_parameters_do_no_harm(manager, path):
     assert manager.get(path).status_code == 200
 
