@@ -47,7 +47,7 @@ def test_open_bookings_stand_by_urgency_the_overdue_first_in_words(manager):
     api.clock.advance(minutes=60)  # 11:00: those of 10:05 and 10:10 are over
     page = manager.text()
     table = page[page.index('id="h-open"') :]
-    places = [table.index(f"/bookings/{n}\"") for n in (late, soon, stuck, calm)]
+    places = [table.index(f'/bookings/{n}"') for n in (late, soon, stuck, calm)]
     assert places == sorted(places)
     assert "En retard de 25 min : avertir le patient" in table
     assert "Aucun véhicule adapté" in table and "A le temps jusqu’à 1" in table
@@ -117,7 +117,9 @@ def test_readers_see_and_cannot_touch(manager):
     experiment(manager.api)
     decision = dispatched(manager.api, booked(manager.api))["decision_id"]
     reader = other(manager, "reader")
-    assert "droit admin" in reader.text() and 'action="/dashboard/heuristic-only"' not in reader.text()
+    assert (
+        "droit admin" in reader.text() and 'action="/dashboard/heuristic-only"' not in reader.text()
+    )
     assert "droit dispatch" in reader.text(f"/decisions/{decision}")
     for path, fields in (
         ("/heuristic-only", {"why": "precaution"}),
@@ -184,7 +186,7 @@ def test_other_companies_rows_do_not_exist(manager):
     for path in PAGES:
         text = stranger.text(path)
         assert mine["decision_id"] not in text
-        assert f"/bookings/{mine['booking_id']}\"" not in text
+        assert f'/bookings/{mine["booking_id"]}"' not in text
     assert "Chauffeur 11" not in stranger.text() and "Chauffeur 21" in stranger.text()
 
 
