@@ -64,7 +64,7 @@ def booking(visit: Visit, booking_id: int) -> str:
     told = teller(visit)
     return render_template(
         "atmr_dashboard/booking.html",
-        story=story, moments=moments(story, told), why=why(story, told), row=latest,
+        story=story, moments=moments(story, told, visit.now), why=why(story, told), row=latest,
         cannot=None if latest is None else cannot_override(visit, latest, row, latest),
         drivers=drivers, reasons=REASON_CODES, suggested=_suggested(visit, story),
     )  # fmt: skip

@@ -19,7 +19,7 @@ _KM_PER_DEGREE: Final = 111.195
 _FURTHEST_KM: Final = 80.0
 _LABEL_PX: Final = (7.2, 16.0)  # of a letter: width, height
 _PHONE: Final = 1.65  # letters of the map are so much larger there
-MOST_MARKS: Final = 300
+MOST_MARKS: Final = 200
 
 XY = tuple[float, float]
 _Box = tuple[float, float, float, float]

@@ -1,7 +1,7 @@
 """One booking's story, and the answer to "why late?", from the log alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from models import Assignment, Booking, BookingPin, Commitment, Decision
@@ -23,6 +23,7 @@ class Moment:
     more: tuple[str, ...] = ()
     decision_id: str | None = None
     alarm: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Story:
         return next((d for d in reversed(self.decisions) if d.driver_id is not None), None)
 
 
-def moments(story: Story, teller: Teller) -> list[Moment]:
+def moments(story: Story, teller: Teller, now: datetime) -> list[Moment]:
     """The timeline, oldest first; runs of deferrals are one line."""
     t, fmt, booking = teller.t, teller.fmt, story.booking
     promised = fmt.since(booking.scheduled_time, booking.created_at)
@@ -81,7 +82,8 @@ def moments(story: Story, teller: Teller) -> list[Moment]:
             found.append(Moment(at, t("timeline.no_show")))
     if booking.status == CANCELED and booking.cancelled_at is not None:
         found.append(Moment(booking.cancelled_at, t("timeline.cancelled")))
-    return sorted(found, key=lambda moment: moment.at)
+    found.sort(key=lambda moment: moment.at)
+    return [replace(moment, ahead=True) if moment.at > now else moment for moment in found]
 
 
 def _decided(story: Story, teller: Teller) -> list[Moment]:
@@ -152,11 +154,13 @@ def _planned_late(
     at = fmt.time(last.decided_at)
     policy = [d for d in story.decisions if d.source == "policy"]
     deferrals = [d for d in policy if d.driver_id is None and d.decided_at <= last.decided_at]
-    limits = [d.must_decide_by for d in deferrals if d.must_decide_by is not None]
-    if limits and limits[-1] < last.decided_at:
-        by = fmt.time(limits[-1])
+    latest = _last_chance(story, rules)
+    if latest is not None and latest < last.decided_at:
+        by = fmt.time(latest)
         return t("because.decided_late", by=by, at=at, n=len(deferrals))
     lead = booking.scheduled_time - booking.created_at
+    if lead <= timedelta(minutes=1):
+        return t("because.at_once", driver=last.driver_id, pickup=fmt.time(planned))
     if lead <= timedelta(minutes=rules.window_min + rules.grace_min):
         minutes = fmt.minutes(max(0.0, lead.total_seconds() / 60.0))
         return t("because.short_notice", lead=minutes)
@@ -173,9 +177,18 @@ def _because_not(story: Story, teller: Teller) -> str:
         return t("because.driver_not_there", driver=story.commitment.driver_id, planned=planned)
     if not story.decisions:
         return t("because.never_decided")
-    if story.decisions[0].must_decide_by is None:
+    latest = _last_chance(story, teller.rules)
+    if latest is None:
         return t("because.nobody_free", at=fmt.time(story.decisions[0].decided_at))
     deferrals = [d for d in story.decisions if d.driver_id is None]
-    if not deferrals:
-        return t("because.unknown")
-    return t("because.kept_waiting", n=len(deferrals), at=fmt.time(deferrals[-1].decided_at))
+    return t("because.kept_waiting", n=len(deferrals), by=fmt.time(latest))
+
+
+def _last_chance(story: Story, rules: Rules) -> datetime | None:
+    """Until when, as the log knew, somebody could still be there within the promised window.
+
+    Once nobody can, the dispatcher goes on with a later window; its limits are not meant here.
+    """
+    window_end = story.booking.scheduled_time + timedelta(minutes=rules.window_min)
+    limits = [d.must_decide_by for d in story.decisions if d.must_decide_by is not None]
+    return max((at for at in limits if at <= window_end), default=None)

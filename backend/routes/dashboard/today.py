@@ -1,6 +1,7 @@
 """Today: fleet map, open bookings, results by arm, the engine's health, and the big switch."""
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from werkzeug.wrappers import Response
 from extensions import Services, services
 from routes.problems import Problem
 from services.dispatching.experiments import experiment_row
-from services.dispatching.outcomes import Counts, Outcomes, read_outcomes
+from services.dispatching.outcomes import Counts, Outcome, Outcomes, read_outcomes
 from services.dispatching.pulse import Block, Pulse
 from services.dispatching.situation import Situation, read_situation
 from services.dispatching.switching import SWITCH_REASONS, SwitchReason, heuristic_only
@@ -37,6 +38,7 @@ from .words import words_of
 
 PART: Final = "dashboard"
 _PARTS: Final = ("switch", "tiles", "map", "bookings", "kpis", "charts", "drivers")
+_KEPT_S: Final = 300.0
 _MAKING = threading.Lock()
 
 
@@ -46,6 +48,16 @@ class Board:
 
     tables: TravelTables
     pulse: Pulse = field(default_factory=Pulse)
+    outcomes: dict[int, tuple[float, dict[int, Outcome]]] = field(default_factory=dict)
+
+    def known(self, company_id: int) -> dict[int, Outcome]:
+        """Final outcomes of a company; forgotten after a while, in case a host mends its rows."""
+        now = time.monotonic()
+        began, found = self.outcomes.get(company_id, (-1e9, {}))
+        if now - began > _KEPT_S:
+            began, found = now, {}
+            self.outcomes[company_id] = (began, found)
+        return found
 
 
 def board(at_work: Services) -> Board:
@@ -184,7 +196,10 @@ def look(visit: Visit) -> Today:
         )
         begin = situation.day.start - timedelta(hours=1)
         end = situation.day.instant(scenario.rules.horizon_min + scenario.rules.overtime_min)
-        outcomes = read_outcomes(session, visit.company_id, begin, end, visit.now, scenario.rules)
+        outcomes = read_outcomes(
+            session, visit.company_id, begin, end, visit.now, scenario.rules,
+            known=kept.known(visit.company_id),
+        )  # fmt: skip
         blocks = kept.pulse.last_day(session, visit.company_id, visit.now)
         experiment = experiment_row(session, visit.company_id)
     return Today(

@@ -16,6 +16,7 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
     "footer.company": ("Entreprise {company}", "Company {company}"),
     "footer.key": ("clé « {key} »", "key “{key}”"),
     "footer.zone": ("heures : {zone}", "times: {zone}"),
+    "choose": ("Choisir…", "Choose…"),
     "reason": ("Motif", "Reason"),
     "driver": ("Chauffeur", "Driver"),
     "driver.n": ("Chauffeur {n}", "Driver {n}"),

@@ -76,7 +76,7 @@ RECORDS: Final[dict[str, tuple[str, str]]] = {
     "fact.again": ("Nouvel examen", "Looked at again"),
     "fact.reason": ("Motif", "Reason"),
     "fact.score": ("Score", "Score"),
-    "fact.none": ("aucun", "none"),
+    "fact.none": ("–", "–"),
     "fact.features": ("Grandeurs vues par la politique", "Figures the policy saw"),
     "by.heuristic": ("heuristique", "heuristic"),
     "by.human": ("une personne", "a person"),
@@ -226,9 +226,14 @@ RECORDS: Final[dict[str, tuple[str, str]]] = {
         "No decision was made about it.",
     ),
     "because.kept_waiting": (
-        "Elle a été reportée {n} fois, la dernière à {at}, puis personne ne pouvait plus venir à "
-        "temps.",
-        "It was deferred {n} times, last at {at}; then nobody could come in time any more.",
+        "Elle a été reportée {n} fois ; jusqu’à {by} un chauffeur pouvait encore être là dans la "
+        "fenêtre.",
+        "It was deferred {n} times; until {by} a driver could still be there within the window.",
+    ),
+    "because.at_once": (
+        "Elle a été demandée pour tout de suite, et le chauffeur {driver} ne pouvait être là "
+        "qu’à {pickup}.",
+        "It was asked for at once, and driver {driver} could not be there before {pickup}.",
     ),
     "because.driver_not_there": (
         "Elle était attribuée au chauffeur {driver} (prise en charge prévue à {planned}), mais "
@@ -238,6 +243,10 @@ RECORDS: Final[dict[str, tuple[str, str]]] = {
     "because.unknown": ("Le journal n’en dit pas la cause.", "The log does not say why."),
     "suggest.title": ("Chauffeurs possibles maintenant", "Possible drivers now"),
     "suggest.chosen": ("choix de la politique", "the policy's choice"),
+    "suggest.waits": (
+        "La politique préfère attendre avant d’engager un chauffeur.",
+        "The policy prefers to wait before committing a driver.",
+    ),
     "suggest.none": (
         "Aucun chauffeur ne peut prendre cette course dans le délai.",
         "No driver can take this booking in time.",
@@ -340,7 +349,7 @@ RECORDS: Final[dict[str, tuple[str, str]]] = {
     "guard.slow": ("Réponses lentes (> {ms} ms)", "Slow answers (> {ms} ms)"),
     "guard.infeasible": ("Réponses irréalisables", "Infeasible answers"),
     "guard.learned": ("Politique apprise", "Learned policy"),
-    "guard.other": ("Heuristique ou plafond", "Heuristic or ceiling"),
+    "guard.other": ("Heuristique", "Heuristic"),
     "guard.limit": ("Limite", "Limit"),
     "guard.margin": ("heuristique + {margin}", "heuristic + {margin}"),
     "guard.ceiling": ("{ceiling} au plus", "at most {ceiling}"),
@@ -438,7 +447,7 @@ RECORDS: Final[dict[str, tuple[str, str]]] = {
     "report.overrides": ("Décisions humaines", "People's decisions"),
     "report.answers": ("Réponses", "Answers"),
     "report.learned": ("demandées à la politique apprise", "asked of the learned policy"),
-    "report.fallbacks": ("réponses de secours", "fallbacks"),
+    "report.fallbacks": ("Réponses de secours", "Fallbacks"),
     "report.none": ("Aucune.", "None."),
     "report.late_list": ("Courses en retard ou non servies", "Late and unserved bookings"),
     "report.open": ("encore ouvertes", "still open"),

@@ -1,9 +1,9 @@
 """Fill a company with simulated days, today's in progress, so that the dashboard has something.
 
 Days are lived tick by tick by the real dispatcher, with the registry's champion in the learned arm
-(a planner with the filed values is registered if there is none). With --serve the app then runs on
-this machine's loopback, its clock going on from the hour of the demonstration: the dashboard shows
-a day in progress also at night.
+(where there is none, a planner with the filed values, or else the tuned matcher, is registered).
+With --serve the app then runs on this machine's loopback, its clock going on from the hour of the
+demonstration: the dashboard shows a day in progress also at night.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from models.database_url import reason
 from scripts.rl.command import command_parser, positive_int, progress, run, seed_number, write_json
 from services.dispatching.demo_company import DemoCompany
 from services.dispatching.operating_day import day_of
-from services.rl.errors import DataError, UsageError
-from services.rl.serving.bundle import PLANNER, write_bundle
+from services.rl.errors import AtmrError, DataError, UsageError
+from services.rl.serving.bundle import MATCHING, PLANNER, write_bundle
 from services.rl.serving.registry import FileRegistry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
@@ -118,13 +118,16 @@ def _fill(
 
 
 def _champion(registry: FileRegistry, scenario: Scenario) -> str:
-    """The champion; where there is none, the planner with the values filed for the scenario."""
+    """The champion; where there is none, the planner (the tuned matcher where it has no values)."""
     known = registry.alias(None, "champion")
     if known is not None:
         return known
     folder = Path(tempfile.mkdtemp(prefix="atmr-demo-"))
     try:
-        write_bundle(folder / "bundle", PLANNER, scenario)
+        try:
+            write_bundle(folder / "bundle", PLANNER, scenario)
+        except AtmrError:  # no values are filed for this scenario
+            write_bundle(folder / "bundle", MATCHING, scenario)
         version = registry.register(folder / "bundle", "demo", "demo")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,8 +7,8 @@ whose time has not come yet is open.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Decision
-from routes.statuses import CANCELED, NO_SHOW, UNASSIGNED
+from routes.statuses import CANCELED, NO_SHOW, OVER, PENDING, UNASSIGNED
 from services.rl.simulation.scenarios import Rules
 
 from .fleet import IMMEDIATE_LEAD_MIN
@@ -97,6 +97,10 @@ class Counts:
         return self.on_time + self.late + self.unserved
 
 
+Known = MutableMapping[int, Outcome]
+"""Outcomes that are final, by booking: a page that is looked at all day keeps them for a while."""
+
+
 def read_outcomes(
     session: Session,
     company_id: int,
@@ -106,6 +110,7 @@ def read_outcomes(
     rules: Rules,
     *,
     most: int = MOST_BOOKINGS,
+    known: Known | None = None,
 ) -> Outcomes:
     """Outcomes of bookings promised for ``begin`` ≤ time < ``end``, oldest first.
 
@@ -117,41 +122,36 @@ def read_outcomes(
         now: The present moment.
         rules: When a pickup is late, and when nobody came.
         most: Bookings read at most.
+        known: Final outcomes of earlier calls for this company; those found now are added.
     """
-    of_period = (
-        Booking.company_id == company_id,
-        Booking.scheduled_time >= begin,
-        Booking.scheduled_time < end,
-    )
     bookings = session.execute(
         select(
-            Booking.id, Booking.status, Booking.scheduled_time, Booking.created_at,
-            Booking.is_urgent, Booking.cancelled_at,
+            Booking.id,
+            Booking.status,
+            Booking.scheduled_time,
+            Booking.created_at,
+            Booking.is_urgent,
+            Booking.cancelled_at,
         )
-        .where(*of_period)
+        .where(
+            Booking.company_id == company_id,
+            Booking.scheduled_time >= begin,
+            Booking.scheduled_time < end,
+        )
         .order_by(Booking.scheduled_time, Booking.id)
         .limit(most + 1)
-    ).all()  # fmt: skip
-    pickups = {
-        row.booking_id: row
-        for row in session.execute(
-            select(Assignment.booking_id, Assignment.actual_pickup_at, Assignment.driver_id)
-            .join(Booking, Booking.id == Assignment.booking_id)
-            .where(*of_period, Assignment.actual_pickup_at.is_not(None))
-            .limit(2 * most)
-        )
-    }
-    arms = _arms(session, of_period, "assign", most)
-    given_up = timedelta(minutes=rules.window_min + rules.grace_min)
-    waiting = [b.id for b in bookings if b.id not in arms and b.scheduled_time + given_up < now]
-    if waiting:
-        arms = _arms(session, (*of_period, Booking.id.in_(waiting[:400])), "defer", most) | arms
-    rows = []
-    for b in bookings[:most]:
-        pickup = pickups.get(b.id)
-        at, driver = (None, None) if pickup is None else (pickup.actual_pickup_at, pickup.driver_id)
-        rows.append(_outcome(b, at, driver, arms.get(b.id, ("", "")), now, rules))
-    return Outcomes(tuple(rows), len(bookings) > most)
+    ).all()
+    found = {} if known is None else known
+    new = [b for b in bookings[:most] if b.id not in found]
+    pickups = _pickups(session, [b.id for b in new if b.status not in (PENDING, UNASSIGNED)])
+    nothing = ("", "")
+    told = {b.id: _outcome(b, *pickups.get(b.id, (None, None)), nothing, now, rules) for b in new}
+    arms = _arms(session, [i for i, o in told.items() if o.fate not in ("open", "not_due")])
+    told = {i: replace(o, arm=arms[i][0], unit=arms[i][1]) if i in arms else o
+            for i, o in told.items()}  # fmt: skip
+    rows = tuple(told[b.id] if b.id in told else found[b.id] for b in bookings[:most])
+    found.update((b.id, told[b.id]) for b in new if b.status in OVER)
+    return Outcomes(rows, len(bookings) > most)
 
 
 def outcome_of(
@@ -198,15 +198,41 @@ def _outcome(
     return Outcome(b.id, fate, *arm, wait, b.scheduled_time, pickup_at, driver_id)
 
 
-def _arms(
-    session: Session, of_period: tuple[object, ...], action: str, most: int
-) -> dict[int, tuple[str, str]]:
-    """Arm and unit of each booking's last decision of a kind that was acted on."""
-    found = session.execute(
-        select(Decision.booking_id, Decision.arm, Decision.unit)
-        .join(Booking, Booking.id == Decision.booking_id)
-        .where(*of_period, Decision.action == action, Decision.shadow.is_(False))  # type: ignore[arg-type]
-        .order_by(Decision.decided_at)
-        .limit(20 * most)
-    )
-    return {row.booking_id: (row.arm, row.unit) for row in found}
+def _pickups(session: Session, bookings: Sequence[int]) -> dict[int, tuple[datetime, int]]:
+    """When each booking was picked up, and by whom."""
+    found: dict[int, tuple[datetime, int]] = {}
+    for some in _chunks(bookings):
+        rows = session.execute(
+            select(Assignment.booking_id, Assignment.actual_pickup_at, Assignment.driver_id)
+            .where(Assignment.booking_id.in_(some), Assignment.actual_pickup_at.is_not(None))
+            .order_by(Assignment.id)
+        )
+        for row in rows:
+            if row.actual_pickup_at is not None:
+                found[row.booking_id] = (row.actual_pickup_at, row.driver_id)
+    return found
+
+
+def _arms(session: Session, bookings: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Arm and unit of each booking's last assignment, or, where it has none, last deferral."""
+    found: dict[int, tuple[str, str]] = {}
+    for action in ("assign", "defer"):
+        missing = [i for i in bookings if i not in found]
+        for some in _chunks(missing):
+            rows = session.execute(
+                select(Decision.booking_id, Decision.arm, Decision.unit)
+                .where(
+                    Decision.booking_id.in_(some),
+                    Decision.action == action,
+                    Decision.shadow.is_(False),
+                )
+                .order_by(Decision.decided_at)
+            )
+            found |= {row.booking_id: (row.arm, row.unit) for row in rows}
+    return found
+
+
+def _chunks(ids: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+    """Parts that every database takes as parameters."""
+    for i in range(0, len(ids), size):
+        yield ids[i : i + size]

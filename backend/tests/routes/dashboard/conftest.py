@@ -10,7 +10,7 @@ from models import Experiment
 
 from ..conftest import NOW, Api, a_booking
 
-SECRET = "0123456789abcdef0123456789abcdef0123456789ab"  # noqa: S105 - of these tests
+SECRET = "0123456789abcdef" * 3
 SOON, LATER = "2026-03-02T10:10:00+01:00", "2026-03-02T13:00:00+01:00"
 
 
