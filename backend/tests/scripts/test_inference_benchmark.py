@@ -1,4 +1,4 @@
-"""benchmark.py inference: every row is measured, and a model drawn from a seed is said to be one."""
+"""benchmark.py inference: every row is measured as served; wrong usage exits with 2."""
 
 import json
 
