@@ -1,10 +1,11 @@
-"""Speed of the simulator (env) or of learning (training), or the quality of decisions (quality).
+"""Speed of the simulator (env), of learning (training), of decisions (inference); their quality.
 
 env: environment steps per second, and how the cost grows. A step includes drawing a random valid
 action, masks, observation, and the sampling of the next day where one ends.
 training: beside other libraries, see `training_benchmark`. It needs stable-baselines3 and
 sb3-contrib (requirements-dev.txt).
 quality: every number of the quality tables, see `benchmark.py quality --help`.
+inference: decisions as served, and networks by backend, see `benchmark.py inference --help`.
 Speeds are those of one thread; processor time, so that a busy machine disturbs it little.
 """
 
@@ -39,6 +40,7 @@ benchmark.py training
 benchmark.py training --turns 20 --limit 300 --json results/training_bench.json
 benchmark.py training --rows sb3,ours --limit 0
 benchmark.py quality --models results --name quality
+benchmark.py inference --pair results/first/checkpoints/best
 """
 
 PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
@@ -134,10 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scripts.rl.quality_benchmark import main as quality
 
         return quality(given[1:])
+    if given[:1] == ["inference"]:
+        from scripts.rl.inference_benchmark import main as inference
+
+        return inference(given[1:])
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "what", choices=["env", "training", "quality"],
-        help="simulator, learning, or quality (first word; it has options of its own)",
+        "what", choices=["env", "training", "quality", "inference"],
+        help="simulator, learning; quality and inference (first word) have options of their own",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=positive_float, help="per row (default 3; training: 1 per slice)"
@@ -157,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "from `random`)",
     )  # fmt: skip
     arguments = parser.parse_args(given)
-    if arguments.what == "quality":
-        parser.error("put 'quality' first: benchmark.py quality ...")
+    if arguments.what in ("quality", "inference"):
+        parser.error(f"put {arguments.what!r} first: benchmark.py {arguments.what} ...")
     if arguments.what == "training":
         return training(arguments)
     arguments.seconds = arguments.seconds or 3.0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cmaes import CMA
 
 from services.rl.errors import PolicyError
 from services.rl.simulation.days import DaySource
@@ -154,6 +153,8 @@ def tune_matching(
     whether the result is kept: it never falls below the untuned weights. Once ``out_of_time`` says
     True, before a generation, the search ends with what it has found so far.
     """
+    from cmaes import CMA  # brings scipy.stats: 60 MB and seconds that serving does not need
+
     rng = np.random.default_rng(plan.seed)
     batch = min(plan.days_per_generation, len(days)) if days else plan.days_per_generation
     engine = Engine(scenario, batch, days=days or None, source=source)

@@ -61,11 +61,16 @@ _C, _RD, _RB = len(CONTEXT), len(ROW_DRIVER), len(ROW_BOOKING)
 # Rows of the work table: numbers of each booking, in minutes and km.
 _PROMISED, _WINDOW_END, _P_EAST, _P_NORTH, _D_EAST, _D_NORTH, _P_ZONE, _D_ZONE = range(8)
 _BEST, _SECOND, _BEST_TRAVEL, _COUNT = 8, 9, 10, 11
-_BOOKING_WORK = 12
+_LAST_SO_FAR, _FIRST_FROM_HERE = 12, 13  # latest window end up to a booking, earliest promise on
+_DONE_AT, _FOLLOW_UP, _DEMAND = 14, 15, 16  # what came out for the driver before
+_BOOKING_WORK = 17
 WORK_ROWS: Final = _BOOKING_WORK + 1
 """Rows of scratch that `pair_edges` needs beside one per booking."""
 _FOLLOW_UP_MOST_MIN: Final = 60.0
 _FOLLOW_UP_WAIT: Final = 0.5  # a minute's standing costs half a minute's driving
+_ROUNDING_MIN: Final = 1.0  # what may be left out is left out this far beyond the exact limit
+# A promise this far after the dropoff costs the most, wherever it is.
+_FOLLOW_UP_AHEAD_MIN: Final = _FOLLOW_UP_MOST_MIN / _FOLLOW_UP_WAIT + _ROUNDING_MIN
 _NEAR_MIN: Final = 30.0
 
 Rows = npt.NDArray[np.float32]
@@ -133,7 +138,7 @@ def pair_edges(
         work[_P_ZONE, b] = np.floor(rows[k + 16] * 100.0 + 0.5)
         work[_D_ZONE, b] = np.floor(rows[k + 17] * 100.0 + 0.5)
         work[_BEST, b] = work[_SECOND, b] = np.inf
-        work[_BEST_TRAVEL, b] = np.inf
+        work[_BEST_TRAVEL, b] = work[_DONE_AT, b] = np.inf
         work[_COUNT, b] = 0.0
     end = first
     for d in range(drivers):
@@ -148,8 +153,15 @@ def pair_edges(
     # Minutes from each dropoff to each pickup, at the day's mean speed.
     onward = work[_BOOKING_WORK:]
     done = work[_BOOKING_WORK + bookings]
+    last = -np.inf
     for b in range(open_now):
         done[b] = 0.0
+        last = max(last, work[_WINDOW_END, b])
+        work[_LAST_SO_FAR, b] = last
+    soonest = np.inf
+    for b in range(open_now - 1, -1, -1):
+        soonest = min(soonest, work[_PROMISED, b])
+        work[_FIRST_FROM_HERE, b] = soonest
     on_duty = 0
     for d in range(drivers):
         on_duty += rows[_C + d * _RD + 11] > 0.0
@@ -157,17 +169,16 @@ def pair_edges(
     day_left = (s.rules.horizon - now) / 240.0
     p = first
     while p < end:
-        d, last, nearest = pair_driver[p], p, np.inf
-        while last < end and pair_driver[last] == d:
-            nearest = min(nearest, edges[last, 1])
-            last += 1
-        for q in range(p, last):
+        d, behind, nearest = pair_driver[p], p, np.inf
+        while behind < end and pair_driver[behind] == d:
+            nearest = min(nearest, edges[behind, 1])
+            behind += 1
+        for q in range(p, behind):
             b = pair_booking[q]
             out = edges[q]
             if done[b] == 0.0:
                 done[b] = 1.0
-                for c in range(open_now):
-                    onward[b, c] = _onward_min(s, work, b, c)
+                _onward_minutes(s, work, b, open_now, onward[b])
             pickup = now + out[7] * 30.0
             better = work[_SECOND, b] if pickup <= work[_BEST, b] else work[_BEST, b]
             out[12] = np.float32(min(3.0, max(-3.0, (better - pickup) / 10.0)))
@@ -175,28 +186,29 @@ def pair_edges(
             out[13] = _clip(out[1] - work[_BEST_TRAVEL, b])
             out[14] = _clip(out[1] - nearest)
             out[15] = np.float32(np.log1p(work[_COUNT, b]))
-            out[16] = np.float32(np.log1p(last - p))
+            out[16] = np.float32(np.log1p(behind - p))
             _follow_up(s, work, onward, open_now, b, now + out[19], out)
             out[19] = _clip((rows[_C + d * _RD + 3] * 240.0 - out[19]) / 120.0)
             out[25] = np.float32(load)
             out[26] = _clip(day_left)
-        p = last
+        p = behind
     return end
 
 
 @inlined
-def _onward_min(s: Setup, work: FloatArray, b: int, c: int) -> float:
-    zone_from, zone_to = int(work[_D_ZONE, b]), int(work[_P_ZONE, c])
+def _onward_minutes(s: Setup, work: FloatArray, b: int, open_now: int, out: FloatArray) -> None:
+    """Fill ``out`` with the minutes from booking b's dropoff to every pickup."""
     if s.travel.kind == MATRIX:
-        return s.travel.minutes[zone_from, zone_to]
-    km = _km(
-        s,
-        work[_P_EAST, c] - work[_D_EAST, b],
-        work[_P_NORTH, c] - work[_D_NORTH, b],
-        zone_from,
-        zone_to,
-    )
-    return km / s.travel.mean_speed
+        zone_from = int(work[_D_ZONE, b])
+        for c in range(open_now):
+            out[c] = s.travel.minutes[zone_from, int(work[_P_ZONE, c])]
+        return
+    from_east, from_north = work[_D_EAST, b], work[_D_NORTH, b]
+    to_east, to_north = work[_P_EAST], work[_P_NORTH]
+    circuity, speed = s.travel.circuity, s.travel.mean_speed
+    for c in range(open_now):
+        east, north = to_east[c] - from_east, to_north[c] - from_north
+        out[c] = circuity * np.sqrt(east * east + north * north) / speed
 
 
 @inlined
@@ -267,23 +279,46 @@ def _own_features(
 
 
 @inlined
+def _first_at_least(ascending: FloatArray, size: int, least: float) -> int:
+    """First place in an array that never descends whose value is at least so much."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[middle] < least:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inlined
 def _follow_up(
     s: Setup, work: FloatArray, onward: FloatArray, open_now: int, b: int, done: float, out: Rows
 ) -> None:
     """Write what the driver could do after booking b: the cheapest next one, and how many."""
+    # Whoever waits at the pickup for the promised time is done at the same minute.
+    if done == work[_DONE_AT, b]:
+        out[17], out[18] = np.float32(work[_FOLLOW_UP, b]), np.float32(work[_DEMAND, b])
+        return
     cheapest, near = _FOLLOW_UP_MOST_MIN, 0.0
-    for c in range(open_now):
+    minutes, promised, window_end = onward[b], work[_PROMISED], work[_WINDOW_END]
+    # Bookings lie roughly in order of time: those before and behind cannot follow at any place.
+    expired = done - s.rules.grace - _ROUNDING_MIN
+    first = _first_at_least(work[_LAST_SO_FAR], open_now, expired)
+    behind = _first_at_least(work[_FIRST_FROM_HERE], open_now, done + _FOLLOW_UP_AHEAD_MIN)
+    for c in range(first, behind):
         if c == b:
             continue
-        arrive = done + onward[b, c]
-        if arrive > work[_WINDOW_END, c] + s.rules.grace:
+        arrive = done + minutes[c]
+        if arrive > window_end[c] + s.rules.grace:
             continue
-        wait = max(0.0, work[_PROMISED, c] - arrive)
-        cost = onward[b, c] + _FOLLOW_UP_WAIT * wait
+        wait = max(0.0, promised[c] - arrive)
+        cost = minutes[c] + _FOLLOW_UP_WAIT * wait
         cheapest = min(cheapest, cost)
         near += max(0.0, 1.0 - cost / _NEAR_MIN)
     out[17] = np.float32(cheapest / 30.0)
     out[18] = _clip(near)
+    work[_DONE_AT, b], work[_FOLLOW_UP, b], work[_DEMAND, b] = done, out[17], out[18]
 
 
 @allocating

@@ -4,7 +4,8 @@ The reference is Torch in float32, the form that was trained. A backend may serv
 gate on states recorded from whole days: in float, Q within 1e-4 (or twice float32's rounding of
 the largest Q, where that is more); in INT8, the same decision on at
 least 99 % of the states, and on paired days a reward that is, at the lower end of its 95 %
-interval, at most 1 % below. The fastest that passes *on this machine* is chosen.
+interval, at most 1 % below. The fastest that passes *on this machine* is chosen. Times are those of
+one thread's processor, so that a busy machine disturbs them little.
 """
 
 import time
@@ -185,9 +186,9 @@ class Contest:
         times: dict[str, list[float]] = {name: [] for name in self.backends}
         for state in self.states:
             for name, backend in self.backends.items():
-                begun = time.perf_counter()
+                begun = time.thread_time()
                 backend.policy.decide(state)
-                times[name].append((time.perf_counter() - begun) * 1e3)
+                times[name].append((time.thread_time() - begun) * 1e3)
         return {name: np.array(found) for name, found in times.items()}
 
     def _forward_times(self, turns: int) -> dict[str, dict[int, list[FloatArray]]]:
@@ -203,9 +204,9 @@ class Contest:
                 for name, backend in self.backends.items():
                     spent = np.empty(_CALLS[batch])
                     for i in range(spent.size):
-                        begun = time.perf_counter()
+                        begun = time.thread_time()
                         backend.run(batch)
-                        spent[i] = time.perf_counter() - begun
+                        spent[i] = time.thread_time() - begun
                     found[name][batch].append(spent)
         return found
 
