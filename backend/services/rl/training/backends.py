@@ -1,8 +1,8 @@
 """Backends of one network side by side: what each answers, how fast, how large.
 
 The reference is Torch in float32, the form that was trained. A backend may serve if it passes a
-gate on states recorded from whole days: in float, Q within 1e-4 (or twice float32's rounding of
-the largest Q, where that is more); in INT8, the same decision on at
+gate on states recorded from whole days: in float, Q within 1e-4 (as the network is trained, before
+it is brought to rewards: there float32 itself rounds by as much); in INT8, the same decision on at
 least 99 % of the states, and on paired days a reward that is, at the lower end of its 95 %
 interval, at most 1 % below. The fastest that passes *on this machine* is chosen. Times are those of
 one thread's processor, so that a busy machine disturbs them little.
@@ -109,11 +109,13 @@ class Contest:
         book: Paired days.
         states: Recorded from them, at most ``limit``, all with open bookings.
         backends: By name; `REFERENCE` among them.
+        scale: The reward scale: Q as trained is Q in rewards times this.
         single_actions: A decision is the argmax of one state (the flat network), not an epoch's.
     """
 
     book: DayBook
     states: list[DispatchState]
+    scale: float
     backends: dict[str, Backend] = field(default_factory=dict)
     single_actions: bool = False
 
@@ -126,8 +128,6 @@ class Contest:
         decide = self._decide_times()
         forward = self._forward_times(turns)
         rows = []
-        largest = max(np.abs(q[q > -1e8]).max() for q in map(reference.q, range(len(self.states))))
-        rounding = 2.0 * float(np.spacing(np.float32(largest)))
         for name, backend in self.backends.items():
             found = self._decisions(backend)
             agree = [a == b for a, b in zip(found, expected, strict=True)]
@@ -141,7 +141,7 @@ class Contest:
                 mean = low = float((rewards[name] - rewards[REFERENCE]).mean())
             agreement = float(np.mean(agree))
             passes = (
-                difference <= max(MOST_DIFFERENCE, rounding)
+                difference * self.scale <= MOST_DIFFERENCE
                 if backend.exact
                 else agreement >= LEAST_AGREEMENT and low >= LEAST_REWARD_PCT
             )
@@ -323,7 +323,7 @@ def pair_contest(
         q[0], q[1 + driver * count + booking] = 0.0, out
         return q, arguments
 
-    contest = Contest(book, states)
+    contest = Contest(book, states, manifest.reward_scale)
     prepared = {
         b: [scores(feed, k, _pairs_of(feed, k))[1] for k in range(b)] for b, feed in batches.items()
     }
@@ -417,7 +417,7 @@ def flat_contest(
         q = forward(feed["state"], feed["mask"]) / scale
         return np.where(feed["mask"], q, np.float32(-1e9))
 
-    contest = Contest(book, states, single_actions=True)
+    contest = Contest(book, states, manifest.reward_scale, single_actions=True)
     contest.backends["numpy"] = Backend(
         "numpy", own, lambda b: numpy_q(batches[b]), sizes["numba"], servable=True, exact=True,
         q=lambda i: numpy_q(feeds[i])[0],
