@@ -54,7 +54,10 @@ def test_the_log_holds_the_state_that_was_decided_on(company):
 
         snapshot = session.get(FleetSnapshot, epoch.snapshot_id)
         state = DispatchState.from_json(zlib.decompress(snapshot.payload).decode())
-        assert len(state.booking_ids) == snapshot.num_bookings == len(epoch.fates)
+        # All but those that no policy decides: it saw their drivers as busy with them.
+        left = [str(f.booking_id) for f in epoch.fates if f.routed.policy != "overdue"]
+        assert sorted(state.booking_ids) == sorted(left)
+        assert snapshot.num_bookings == len(left) > 0
         decisions = session.scalars(
             select(Decision).where(Decision.snapshot_id == snapshot.id).order_by(Decision.seq)
         ).all()
@@ -84,8 +87,7 @@ def company_dry(company):
 
 def test_a_conflict_is_decided_again_on_what_is_true_then(company, monkeypatch):
     """Another process takes a booking between the reading and the writing."""
-    company.clock.advance(minutes=60)
-    company.book()
+    company.live(60.0)
     real = company.desk.dispatcher(COMPANY)
     taken = []
 
@@ -99,7 +101,13 @@ def test_a_conflict_is_decided_again_on_what_is_true_then(company, monkeypatch):
             return answer
 
     monkeypatch.setattr(company.desk, "dispatcher", lambda _company: Racing())
-    epoch = company.dispatcher.dispatch(COMPANY)
+    for _ in range(30):  # to the next epoch at which a policy sends somebody
+        company.clock.advance(minutes=company.scenario.rules.epoch_min)
+        company.book()
+        company.drive()
+        epoch = company.dispatcher.dispatch(COMPANY)
+        if taken:
+            break
     assert taken and taken[0] not in {fate.booking_id for fate in epoch.fates}
     with company.database.reading() as session:
         assigned = session.scalars(select(Assignment.booking_id)).all()
