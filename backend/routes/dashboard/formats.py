@@ -71,6 +71,12 @@ class Formats:
         unit = "points" if abs(share) >= 0.02 or self._language == "en" else "point"
         return f"{sign}{self.number(100 * share, 1)} {unit}"
 
+    def milliseconds(self, value: float) -> str:
+        """A round duration for an axis: seconds from one second on."""
+        if value >= 1000:
+            return f"{self.number(value / 1000)} s"
+        return f"{self.number(value, 0 if value >= 1 else 1)} ms"
+
     def minutes(self, value: float) -> str:
         """A duration: minutes, from an hour and a half on hours too."""
         whole = round(abs(value))

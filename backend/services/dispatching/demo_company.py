@@ -18,9 +18,9 @@ from extensions import Database
 from models import Assignment, Booking, Commitment, Driver, DriverStatus, Experiment
 from models.experiment import ExperimentEvent
 from routes.statuses import ASSIGNED, COMPLETED, IN_PROGRESS, NO_SHOW, PENDING, UNASSIGNED
-from services.rl.simulation.days import Day
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
+from services.rl.simulation.types import Day
 
 from .desk import Champions, Desk
 from .dispatcher import Dispatcher

@@ -145,7 +145,10 @@ def read_outcomes(
     new = [b for b in bookings[:most] if b.id not in found]
     pickups = _pickups(session, [b.id for b in new if b.status not in (PENDING, UNASSIGNED)])
     nothing = ("", "")
-    told = {b.id: _outcome(b, *pickups.get(b.id, (None, None)), nothing, now, rules) for b in new}
+    told: dict[int, Outcome] = {}
+    for b in new:
+        at, driver = pickups.get(b.id, (None, None))
+        told[b.id] = _outcome(b, at, driver, nothing, now, rules)
     arms = _arms(session, [i for i, o in told.items() if o.fate not in ("open", "not_due")])
     told = {i: replace(o, arm=arms[i][0], unit=arms[i][1]) if i in arms else o
             for i, o in told.items()}  # fmt: skip

@@ -275,4 +275,4 @@ def latest_departures(
     latest = np.full(len(rows), -np.inf)
     for b in np.flatnonzero(np.isfinite(nearest)):
         latest[b] = depart_min(tables, float(rows["window_end_min"][b]), float(nearest[b]), 0, 0)
-    return latest, fits.any(axis=0)
+    return latest, np.asarray(fits.any(axis=0))
