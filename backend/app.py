@@ -32,6 +32,7 @@ from routes.dashboard import dashboard
 from routes.dispatch import dispatch
 from routes.drivers import drivers
 from routes.experiments import experiments
+from routes.fleet_state import fleet_state
 from routes.health import health
 from routes.models import ModelRegistry, models
 from routes.openapi import openapi_blueprint
@@ -45,6 +46,7 @@ API_BLUEPRINTS: tuple[ApiBlueprint, ...] = (
     bookings,
     drivers,
     dispatch,
+    fleet_state,
     assignments,
     experiments,
     models,

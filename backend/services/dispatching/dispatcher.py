@@ -17,9 +17,9 @@ from clock import Clock
 from extensions import Database
 
 from .desk import Desk
-from .fates import ConflictError, DispatchError, Epoch
+from .fates import ConflictError, DispatchError, Epoch, Limit
 from .fleet import Fleet, read_fleet
-from .ledger import Ledger, Limit
+from .ledger import Ledger
 from .operating_day import operating_day
 from .precedence import set_aside
 
@@ -36,6 +36,11 @@ class Dispatcher:
         database: Rows.
         clock: The present moment.
         zone: Of drivers' shifts and operating days.
+
+    Attributes:
+        desk: As given.
+        zone: As given.
+        ledger: Commits and logs.
     """
 
     def __init__(self, desk: Desk, database: Database, clock: Clock, zone: ZoneInfo) -> None:
@@ -43,14 +48,14 @@ class Dispatcher:
         self.ledger = Ledger(desk.scenario, desk.tables)
         self._database = database
         self._clock = clock
-        self._zone = zone
+        self.zone = zone
 
     def fleet(self, session: Session, company_id: int) -> Fleet | None:
         """The company's fleet now."""
         now = self._clock.now()
         scenario = self.desk.scenario
-        day = operating_day(now, scenario.rules, self._zone)
-        return read_fleet(session, company_id, now, day, scenario, self.desk.tables, self._zone)
+        day = operating_day(now, scenario.rules, self.zone)
+        return read_fleet(session, company_id, now, day, scenario, self.desk.tables, self.zone)
 
     def now(self) -> datetime:
         """The present moment."""

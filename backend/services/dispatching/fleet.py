@@ -130,7 +130,6 @@ def read_fleet(
     served = _served(session, company_id, day)
     waiting = tuple(booking for booking in bookings if booking.id not in booked)
     fleet_rows = np.zeros(len(drivers), dtype=STATE_DRIVER_DTYPE)
-    now_min = day.minute(now)
     for d, driver in enumerate(drivers):
         fleet_rows[d] = _driver_row(
             driver,
@@ -143,29 +142,48 @@ def read_fleet(
             tables,
             zone,
         )
+    state, stretched = state_of(
+        fleet_rows, [driver.id for driver in drivers], waiting, now, day, scenario, tables
+    )
+    return Fleet(state, day, waiting, drivers, commitments, pins, stretched)
+
+
+def state_of(
+    drivers: np.ndarray,
+    driver_ids: Sequence[int],
+    waiting: Sequence[Booking],
+    now: datetime,
+    day: OperatingDay,
+    scenario: Scenario,
+    tables: TravelTables,
+) -> tuple[DispatchState, frozenset[int]]:
+    """The state of a fleet, and which of its bookings were given a window that can be met.
+
+    Args:
+        drivers: ``(N,)`` of `STATE_DRIVER_DTYPE`.
+        driver_ids: N ids.
+        waiting: Open bookings without a driver.
+        now: The present moment.
+        day: Its operating day.
+        scenario: Gives rules and names the state.
+        tables: Its travel times.
+    """
+    now_min = day.minute(now)
     rows = np.zeros(len(waiting), dtype=STATE_BOOKING_DTYPE)
     for b, booking in enumerate(waiting):
         rows[b] = _booking_row(booking, day, scenario)
-    late = _stretch(rows, fleet_rows, now_min, scenario, tables)
+    late = _stretch(rows, drivers, now_min, scenario, tables)
     state = DispatchState(
         now_min=now_min,
-        driver_ids=tuple(str(driver.id) for driver in drivers),
-        drivers=fleet_rows,
+        driver_ids=tuple(str(driver) for driver in driver_ids),
+        drivers=drivers,
         booking_ids=tuple(str(booking.id) for booking in waiting),
         bookings=rows,
         scenario=scenario.name,
         scenario_hash=scenario.sha256,
         extra={"stretched": [str(waiting[b].id) for b in late]},
     )
-    return Fleet(
-        state,
-        day,
-        waiting,
-        drivers,
-        commitments,
-        pins,
-        frozenset(waiting[b].id for b in late),
-    )
+    return state, frozenset(waiting[b].id for b in late)
 
 
 def _booking_row(booking: Booking, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:

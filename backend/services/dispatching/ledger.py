@@ -19,20 +19,15 @@ from models import Assignment, Booking, Commitment, Decision, FleetSnapshot
 from routes.statuses import ASSIGNED, PENDING
 from services.rl.ab_dispatcher import HEURISTIC, RoutedEpoch
 from services.rl.experiments.routed import Routed
-from services.rl.policies.base import Decision as PolicyDecision
 from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelTables, depart_min
 from services.rl.simulation.types import STATE_SCHEMA
 
-from .fates import ConflictError, Epoch, Fate
+from .fates import ConflictError, Epoch, Fate, Limit
 from .fleet import Fleet, earliest_pickups, km_between, may_serve
 from .precedence import Preceding
 from .schedule import Planned, Schedule
-
-Limit = tuple[datetime | None, bool]
-"""Until when a booking must be decided (None: too late, or nobody fits), and whether some vehicle
-of the company fits."""
 
 
 class Ledger:
@@ -96,7 +91,6 @@ class Ledger:
             driver_row = None if routed.driver_id is None else row_of_driver[routed.driver_id]
             if driver_row is not None:
                 job = schedule.planned(driver_row, row)
-            latest, serviceable = limits[row]
             assigns = driver_row is not None
             session.add(
                 Decision(
@@ -120,7 +114,7 @@ class Ledger:
                     plan_hash=plan_hash,
                     decided_at=at,
                     decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
+                    must_decide_by=limits[row][0],
                     shadow=routed.shadow,
                 )
             )
@@ -134,20 +128,12 @@ class Ledger:
                     session, fleet, booking, driver_id, places, decision_id, job, at
                 )
             fates.append(
-                Fate(
+                Fate.of(
+                    fleet, booking.id, routed, job, limits[row], again,
                     decision_id=decision_id,
-                    booking_id=booking.id,
-                    driver_id=None if assignment is None else assignment.driver_id,
                     assignment_id=None if assignment is None else assignment.id,
-                    routed=routed,
-                    planned=job,
-                    planned_pickup_at=None if job is None else fleet.day.instant(job.pickup_min),
-                    decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
-                    overdue=booking.id in fleet.stretched,
-                    serviceable=serviceable,
                 )
-            )
+            )  # fmt: skip
         return Epoch(company_id, at, tuple(fates), snapshot.id)
 
     def _check_unchanged(
@@ -251,17 +237,7 @@ class Ledger:
         arm, unit = "human", ""
         if one.by == "overdue":  # the arm that left the patient waiting answers for it
             arm, unit = _arm_of(session, one.booking.id)
-        routed = Routed(
-            booking_id=str(one.booking.id),
-            driver_id=str(one.driver_id) if one.due else None,
-            arm=arm,
-            unit=unit,
-            policy=one.by,
-            model="",
-            fallback_reason=None,
-            latency_ms=0.0,
-            decision=PolicyDecision(-1, None),
-        )
+        routed = one.routed(arm, unit)
         session.add(
             Decision(
                 id=decision_id,
@@ -287,19 +263,11 @@ class Ledger:
             assignment = self._assign(
                 session, fleet, one.booking, one.driver_id, places, decision_id, one.job, at
             )
-        return Fate(
+        return one.fate(
+            fleet, routed, again,
             decision_id=decision_id,
-            booking_id=one.booking.id,
-            driver_id=one.driver_id if one.due else None,
             assignment_id=None if assignment is None else assignment.id,
-            routed=routed,
-            planned=one.job if one.due else None,
-            planned_pickup_at=fleet.day.instant(one.job.pickup_min) if one.due else None,
-            decide_again_at=None if one.due else again,
-            must_decide_by=fleet.day.instant(one.job.depart_min),
-            overdue=one.booking.id in fleet.stretched,
-            serviceable=True,
-        )
+        )  # fmt: skip
 
     def _snapshot(
         self, session: Session, company_id: int, fleet: Fleet, at: datetime

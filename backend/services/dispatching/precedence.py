@@ -6,14 +6,18 @@ be there first is sent, at once.
 """
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 import numpy as np
 
 from models import Booking
+from services.rl.experiments.routed import Routed
+from services.rl.policies.base import Decision as PolicyDecision
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelTables
 
+from .fates import Fate
 from .fleet import Fleet, may_serve
 from .schedule import Planned, Schedule
 
@@ -35,6 +39,46 @@ class Preceding:
     job: Planned
     due: bool
     by: Literal["human", "overdue"]
+
+    def routed(self, arm: str, unit: str) -> Routed:
+        """As if an arm had decided it.
+
+        Args:
+            arm: Who answers for it.
+            unit: Of the experiment.
+        """
+        return Routed(
+            booking_id=str(self.booking.id),
+            driver_id=str(self.driver_id) if self.due else None,
+            arm=arm,
+            unit=unit,
+            policy=self.by,
+            model="",
+            fallback_reason=None,
+            latency_ms=0.0,
+            decision=PolicyDecision(-1, None),
+        )
+
+    def fate(
+        self,
+        fleet: Fleet,
+        routed: Routed,
+        again: datetime,
+        *,
+        decision_id: str = "",
+        assignment_id: int | None = None,
+    ) -> Fate:
+        """What becomes of it at this epoch; see `Fate.of`."""
+        return Fate.of(
+            fleet,
+            self.booking.id,
+            routed,
+            self.job if self.due else None,
+            (fleet.day.instant(self.job.depart_min), True),
+            again,
+            decision_id=decision_id,
+            assignment_id=assignment_id,
+        )
 
 
 def set_aside(
