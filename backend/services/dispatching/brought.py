@@ -11,7 +11,6 @@ from datetime import datetime
 import numpy as np
 
 from models import Booking, Driver
-from services.rl.ab_dispatcher import HEURISTIC
 from services.rl.experiments.routed import Routed
 from services.rl.simulation.types import STATE_DRIVER_DTYPE
 
@@ -19,7 +18,6 @@ from .dispatcher import Dispatcher
 from .fates import Fate
 from .fleet import Fleet, state_of
 from .operating_day import OperatingDay, operating_day
-from .precedence import set_aside
 from .schedule import Schedule
 
 
@@ -86,27 +84,16 @@ def decide_for(
         {},
         stretched,
     )
-    fleet, aside = set_aside(fleet, scenario, tables)
     wanted = {booking.id for booking in bookings} if only is None else set(only)
-    again = day.instant(state.now_min + scenario.rules.epoch_min)
-    fates = [
-        one.fate(fleet, one.routed(HEURISTIC, ""), again)
-        for one in aside
-        if one.booking.id in wanted
-    ]
-    left = [booking.id for booking in fleet.bookings if booking.id in wanted]
-    if not left:
-        return tuple(fates)
     decided = dispatcher.desk.dispatcher(company_id).decide(
-        fleet.state, company_id=company_id, at=at, only=[str(booking) for booking in left]
+        fleet.state, company_id=company_id, at=at, only=[str(booking) for booking in sorted(wanted)]
     )
-    return (*fates, *_fates(dispatcher, fleet, decided.decisions, again))
+    return tuple(_fates(dispatcher, fleet, decided.decisions))
 
 
-def _fates(
-    dispatcher: Dispatcher, fleet: Fleet, decisions: Sequence[Routed], again: datetime
-) -> list[Fate]:
+def _fates(dispatcher: Dispatcher, fleet: Fleet, decisions: Sequence[Routed]) -> list[Fate]:
     state = fleet.state
+    again = fleet.day.instant(state.now_min + dispatcher.desk.scenario.rules.epoch_min)
     schedule = Schedule(fleet, dispatcher.desk.tables)
     limits = dispatcher.ledger.limits(fleet)
     row_of_booking = {name: b for b, name in enumerate(state.booking_ids)}

@@ -21,7 +21,7 @@ from .fates import ConflictError, DispatchError, Epoch, Limit
 from .fleet import Fleet, read_fleet
 from .ledger import Ledger
 from .operating_day import operating_day
-from .precedence import set_aside
+from .pins import set_pins_aside
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +100,9 @@ class Dispatcher:
                 raise DispatchError("this company has no active driver")
             at = fleet.day.instant(fleet.state.now_min)
             everything = self._wanted(fleet, only)
-            fleet, aside = set_aside(fleet, self.desk.scenario, self.desk.tables)
-            preceding = tuple(one for one in aside if one.booking.id in everything)
-            left = {one.booking.id for one in aside}
+            fleet, pins = set_pins_aside(fleet, self.desk.scenario, self.desk.tables)
+            pinned = tuple(pin for pin in pins if pin.booking.id in everything)
+            left = {pin.booking.id for pin in pins}
             wanted = [booking for booking in everything if booking not in left]
             if not everything:
                 epoch = Epoch(company_id, at, (), None)
@@ -124,7 +124,7 @@ class Dispatcher:
                 with self._database.writing() as session:
                     if before is not None:
                         before(session)
-                    epoch = self.ledger.commit(session, company_id, fleet, decided, preceding, at)
+                    epoch = self.ledger.commit(session, company_id, fleet, decided, pinned, at)
                     if after is not None:
                         after(session, epoch)
             except (ConflictError, IntegrityError):
