@@ -29,7 +29,6 @@ from .operating_day import OperatingDay, day_of
 
 _SPREAD_MIN: Final = 2.0  # of pickups around the plan
 _NO_SHOW: Final = 0.02
-_GIVEN_UP_AFTER: Final = timedelta(minutes=45)
 
 
 class DemoCompany:
@@ -43,6 +42,7 @@ class DemoCompany:
         company_id: Whose rows.
         first_id: First id of its drivers and bookings.
         seed: Of days and streets.
+        given_up_after: Who has waited so long after the promise goes another way; None: nobody.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class DemoCompany:
         company_id: int = 1,
         first_id: int = 1,
         seed: int = 1_000_000,
+        given_up_after: timedelta | None = timedelta(minutes=45),
     ) -> None:
         self.database = database
         self.company_id = company_id
@@ -64,17 +65,24 @@ class DemoCompany:
         self._seed = seed
         self._next_id = first_id
         self._drivers: list[int] = []
-        self._random = np.random.default_rng(seed)
+        self._given_up_after = given_up_after
         self._streets: dict[int, tuple[float, bool]] = {}  # by booking: minutes lost, nobody there
         desk = Desk(scenario, database, self.clock, registry, budget_ms=1_000.0)
         self.dispatcher = Dispatcher(desk, database, self.clock, zone)
 
-    def open_experiment(self, at: datetime, *, mode: str = "ab", unit: str = "switchback") -> None:
+    def open_experiment(
+        self,
+        at: datetime,
+        *,
+        mode: str = "ab",
+        unit: str = "switchback",
+        rl_share: float = 0.5,
+    ) -> None:
         """Begin the experiment that the dashboard shows."""
         with self.database.writing() as session:
             row = Experiment(
                 company_id=self.company_id, name=DISPATCH, mode=mode, unit=unit,
-                salt="demo", rl_share=0.5, block_min=60, epsilon=0.0, guardrails={},
+                salt="demo", rl_share=rl_share, block_min=60, epsilon=0.0, guardrails={},
                 created_at=at, updated_at=at,
             )  # fmt: skip
             session.add(row)
@@ -217,15 +225,16 @@ class DemoCompany:
                 assignment.actual_dropoff_at = pickup + trip
                 assignment.status = booking.status = COMPLETED
                 session.delete(row)
-        self._give_up(session, now)
+        if self._given_up_after is not None:
+            self._give_up(session, now - self._given_up_after)
 
-    def _give_up(self, session: Session, now: datetime) -> None:
+    def _give_up(self, session: Session, before: datetime) -> None:
         """Patients whom nobody has fetched for long have gone another way."""
         rows = session.scalars(
             select(Booking).where(
                 Booking.company_id == self.company_id,
                 Booking.status.in_((PENDING, ASSIGNED)),
-                Booking.scheduled_time < now - _GIVEN_UP_AFTER,
+                Booking.scheduled_time < before,
             )
         )
         for booking in rows:
@@ -235,8 +244,9 @@ class DemoCompany:
     def _drawn(self, booking_id: int) -> tuple[float, bool]:
         """What the streets do to a booking: minutes lost (or won), and whether nobody is there."""
         if booking_id not in self._streets:
-            lost = float(self._random.gamma(1.2, _SPREAD_MIN) - 1.5)
-            self._streets[booking_id] = lost, bool(self._random.random() < _NO_SHOW)
+            drawn = np.random.default_rng((self._seed, booking_id))  # whoever decides, and when
+            lost = float(drawn.gamma(1.2, _SPREAD_MIN) - 1.5)
+            self._streets[booking_id] = lost, bool(drawn.random() < _NO_SHOW)
         return self._streets[booking_id]
 
 
