@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from config import Config
 from scripts.rl.command import (
     FAILED,
     SUCCESS,
@@ -25,13 +26,14 @@ from scripts.rl.command import (
     run,
     write_json,
 )
+from services.model_registry import open_registry
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.errors import AtmrError, UsageError
 from services.rl.policies.model_files import MANIFEST, read_manifest
 from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
 from services.rl.serving.bundle import KINDS, NETWORK, PLANNER
-from services.rl.serving.registry import ALIASES, FileRegistry
+from services.rl.serving.registry import ALIASES, Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
 EXAMPLES = """
@@ -153,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def export(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[int, dict[str, Any]]:
+def export(arguments: argparse.Namespace, registry: Registry) -> tuple[int, dict[str, Any]]:
     """Export the best model, check it, register it as candidate."""
     from services.rl.training.export_run import export_model, save_report
 
@@ -195,11 +197,13 @@ def export(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[int, 
         if not report.passes:
             print(f"not registered: {'; '.join(report.failures)}", file=sys.stderr)
             return FAILED, result
-        registry.register(bundle.path, _who(arguments), arguments.why or f"exported from {model}")
+        registry.register(
+            bundle.path, _who(arguments), arguments.why or f"exported from {_shown(model)}"
+        )
     return SUCCESS, result
 
 
-def benchmark(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[int, dict[str, Any]]:
+def benchmark(arguments: argparse.Namespace, registry: Registry) -> tuple[int, dict[str, Any]]:
     """Play a registered version as it is served, on this machine."""
     from services.rl.training.export_run import measure_bundle
 
@@ -221,7 +225,7 @@ def benchmark(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[in
     }
 
 
-def _wanted(arguments: argparse.Namespace, registry: FileRegistry) -> str:
+def _wanted(arguments: argparse.Namespace, registry: Registry) -> str:
     version: str | None = arguments.version
     version = version or registry.alias(arguments.company, "candidate")
     if version is None and arguments.command == "benchmark":
@@ -229,6 +233,15 @@ def _wanted(arguments: argparse.Namespace, registry: FileRegistry) -> str:
     if version is None:
         raise UsageError("there is no candidate: export one (deploy_agent.py), or name a version")
     return version
+
+
+def _shown(model: Path | None) -> str:
+    """A model's folder as the log tells it: from the home on, where it lies there."""
+    if model is None:
+        return "the values filed for the scenario"
+    folder = model.resolve()
+    inside = folder.is_relative_to(paths.home())
+    return str(folder.relative_to(paths.home()) if inside else model)[-180:]
 
 
 def _who(arguments: argparse.Namespace) -> str:
@@ -240,10 +253,9 @@ def _who(arguments: argparse.Namespace) -> str:
         return "deploy_agent"
 
 
-def status(registry: FileRegistry, company: int | None) -> dict[str, Any]:
+def status(registry: Registry, company: int | None) -> dict[str, Any]:
     """Aliases, versions and the last changes."""
     return {
-        "registry": str(registry.folder),
         "company": company,
         "aliases": {name: registry.alias(company, name) for name in ALIASES},
         "versions": [_described(registry, version) for version in registry.versions()],
@@ -251,7 +263,7 @@ def status(registry: FileRegistry, company: int | None) -> dict[str, Any]:
     }
 
 
-def _described(registry: FileRegistry, version: str) -> dict[str, Any]:
+def _described(registry: Registry, version: str) -> dict[str, Any]:
     try:
         manifest = registry.get(version).manifest
     except AtmrError as error:
@@ -266,7 +278,7 @@ def _described(registry: FileRegistry, version: str) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    print(f"registry {found['registry']}")
+    print("registry" if found["company"] is None else f"registry, company {found['company']}")
     for name, version in found["aliases"].items():
         print(f"  {name:10s} {version or '-'}")
     for entry in found["versions"]:
@@ -285,29 +297,29 @@ def _show(found: dict[str, Any]) -> None:
         )
 
 
+def _carried_out(arguments: argparse.Namespace, registry: Registry) -> tuple[int, dict[str, Any]]:
+    """Do what the sub-command says; exit code and result."""
+    if arguments.command == "export":
+        return export(arguments, registry)
+    if arguments.command == "benchmark":
+        return benchmark(arguments, registry)
+    who, why = _who(arguments), arguments.why
+    if arguments.command == "promote":
+        wanted = _wanted(arguments, registry)
+        registry.promote(wanted, who, why, arguments.company, arguments.gate_report)
+    elif arguments.command == "rollback":
+        registry.rollback(who, why, arguments.company)
+    return SUCCESS, {}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a sub-command and print the status."""
     arguments = _parser().parse_args(argv)
     if arguments.version and arguments.command not in ("promote", "benchmark"):
         raise UsageError(f"{arguments.command} takes no version")
-    registry = FileRegistry()
-    code = SUCCESS
-    result: dict[str, Any] = {}
-    if arguments.command == "export":
-        code, result = export(arguments, registry)
-    elif arguments.command == "benchmark":
-        code, result = benchmark(arguments, registry)
-    elif arguments.command == "promote":
-        registry.promote(
-            _wanted(arguments, registry),
-            _who(arguments),
-            arguments.why,
-            arguments.company,
-            arguments.gate_report,
-        )
-    elif arguments.command == "rollback":
-        registry.rollback(_who(arguments), arguments.why, arguments.company)
-    found = status(registry, arguments.company)
+    with open_registry(Config.from_environment()) as registry:
+        code, result = _carried_out(arguments, registry)
+        found = status(registry, arguments.company)
     if not arguments.quiet:
         _show(found)
     if arguments.json is not None:
