@@ -15,7 +15,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -38,6 +38,11 @@ _LOG = logging.getLogger("atmr.models")
 
 _ONE_AT_A_TIME: Final = 7240110520
 """PostgreSQL's advisory lock of changes; SQLite's write lock does the same."""
+
+# Asked every few seconds by every process: put together once.
+_ALIASES: Final = select(ModelAlias.company_id, ModelAlias.alias, ModelAlias.version).where(
+    ModelAlias.company_id.in_((DEFAULT_COMPANY, bindparam("whose")))
+)
 
 _LONGEST: Final = {"who": 80, "why": 200, "gate_report": 500}
 
@@ -296,11 +301,7 @@ def _in_force(session: Session, whose: int) -> dict[str, str]:
     Champion and previous belong together: a company with a champion of its own goes back to its
     own previous one only.
     """
-    rows = session.execute(
-        select(ModelAlias.company_id, ModelAlias.alias, ModelAlias.version).where(
-            ModelAlias.company_id.in_({whose, DEFAULT_COMPANY})
-        )
-    ).all()
+    rows = session.execute(_ALIASES, {"whose": whose}).all()
     own = {row.alias: row.version for row in rows if row.company_id == whose}
     default = {row.alias: row.version for row in rows if row.company_id == DEFAULT_COMPANY}
     if CHAMPION in own:
