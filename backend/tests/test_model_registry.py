@@ -34,11 +34,16 @@ def bundles(tmp_path_factory):
     return {kind: bundle_of(kind, folder) for kind in ("planner", "matching", "matching_linear")}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=["sqlite"])
 def url(request, atmr_home):
     if request.param == "sqlite":
         return f"sqlite:///{atmr_home / 'atmr.sqlite'}"
     return request.getfixturevalue("postgres_database")
+
+
+on_both = pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+)
 
 
 @pytest.fixture
@@ -68,6 +73,7 @@ def test_an_empty_registry_has_nothing(registry):
         registry.get("0" * 12)
 
 
+@on_both
 def test_a_registered_bundle_is_candidate_with_its_row(registry, bundles):
     for _ in range(2):  # the same content again is the same version, and no event
         version = registry.register(bundles["planner"].path, "ana", "first")
@@ -81,6 +87,7 @@ def test_a_registered_bundle_is_candidate_with_its_row(registry, bundles):
     )  # fmt: skip
 
 
+@on_both
 def test_promotion_and_rollback_exchange_champion_and_previous(two):
     registry, first, second = two
     registry.promote(second, "ana", "gate passed", gate_report="gate-7")
@@ -105,6 +112,7 @@ def test_a_rollback_of_what_is_champion_no_more_changes_nothing(two):
     assert registry.alias(None, "champion") == first
 
 
+@on_both
 def test_every_change_is_logged_with_who_when_why(two):
     registry, first, second = two
     registry.promote(second, "ana", "gate passed", company=7, gate_report="gate-7")
@@ -115,6 +123,7 @@ def test_every_change_is_logged_with_who_when_why(two):
     assert not any(e.company_id == 7 for e in [*registry.history(8), *registry.history()])
 
 
+@on_both
 def test_a_company_goes_its_own_way_and_others_follow_the_default(two, bundles):
     registry, first, second = two
     registry.promote(second, "ana", "pilot", company=7)
@@ -167,6 +176,7 @@ def test_a_bundle_for_another_layout_is_not_registered(registry, bundles, tmp_pa
     assert registry.versions() == []
 
 
+@on_both
 def test_registering_goes_on_where_a_crash_left_off(registry, bundles, monkeypatch):
     def crash(*_):
         raise OperationalError("insert", {}, Exception("the server has gone"))
@@ -192,6 +202,7 @@ def test_texts_that_the_table_cannot_hold_are_refused(two):
         registry.promote(second, "ana", "x" * 201)
 
 
+@on_both
 def test_threads_that_promote_at_once_lose_nothing(two):
     registry, _, second = two
     with ThreadPoolExecutor(4) as threads:
@@ -234,6 +245,7 @@ def other_process(url, atmr_home):
         assert process.exitcode == 0
 
 
+@on_both
 def test_processes_that_promote_at_once_write_one_chain(two, url, atmr_home, other_process):
     registry, first, second = two
     process = other_process((first, second), 15)
@@ -247,6 +259,7 @@ def test_processes_that_promote_at_once_write_one_chain(two, url, atmr_home, oth
     assert registry.alias(None, "previous") == chain[-1].from_version
 
 
+@on_both
 def test_another_process_promotes_and_a_running_desk_follows(two, other_process):
     registry, first, second = two
     desk = Desk(SMALL, registry._database, FixedClock(NOON), registry)
@@ -278,6 +291,19 @@ def test_the_old_model_answers_until_the_new_one_is_loaded(two, monkeypatch):
     while desk._loading:
         time.sleep(0.01)
     assert desk.engine_for(7).version == second
+
+
+def test_a_desk_forgets_models_that_serve_nobody(registry, bundles, monkeypatch):
+    monkeypatch.setattr("services.dispatching.desk.LOOK_EVERY_S", -1.0)
+    desk = Desk(SMALL, registry._database, FixedClock(NOON), registry)
+    versions = [registry.register(bundle.path, "ana", "x") for bundle in bundles.values()]
+    for version in versions:
+        registry.promote(version, "night", "better")
+        while desk.engine_for(7).version != version:
+            time.sleep(0.01)
+    assert desk._engines.keys() == set(versions[-2:])
+    registry.rollback("ana", "worse")
+    assert desk.engine_for(7).version == versions[-2]  # at once: it was kept
 
 
 def test_a_desk_keeps_its_model_while_the_database_is_away(two, monkeypatch):
@@ -315,6 +341,7 @@ def earlier(registry, bundles):
     return registry, a, b
 
 
+@on_both
 def test_an_earlier_home_is_taken_over_once_and_said(earlier, caplog):
     registry, a, b = earlier
     with caplog.at_level(logging.WARNING, "atmr.models"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
+from models.database_url import described, parse_url
 from scripts.rl.command import (
     FAILED,
     SUCCESS,
@@ -278,7 +279,8 @@ def _described(registry: Registry, version: str) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    print("registry" if found["company"] is None else f"registry, company {found['company']}")
+    whose = "" if found["company"] is None else f", company {found['company']}"
+    print(f"registry in {found['registry']}{whose}")
     for name, version in found["aliases"].items():
         print(f"  {name:10s} {version or '-'}")
     for entry in found["versions"]:
@@ -317,9 +319,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.version and arguments.command not in ("promote", "benchmark"):
         raise UsageError(f"{arguments.command} takes no version")
-    with open_registry(Config.from_environment()) as registry:
+    config = Config.from_environment()
+    with open_registry(config) as registry:
         code, result = _carried_out(arguments, registry)
-        found = status(registry, arguments.company)
+        found = {
+            "registry": described(parse_url(config.database_url.get_secret_value())),
+            **status(registry, arguments.company),
+        }
     if not arguments.quiet:
         _show(found)
     if arguments.json is not None:

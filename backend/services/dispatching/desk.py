@@ -98,8 +98,22 @@ class Desk:
             self._load_beside(version)
             return before
         made = self.engine(version)
-        self._serving[company_id] = version
+        if self._serving.get(company_id) != version:
+            self._now_serving(company_id, version)
         return made
+
+    def _now_serving(self, company_id: int, version: str) -> None:
+        """Forget engines that serve nobody; that just replaced stays, for a rollback at once.
+
+        None is closed: a decision may be in the middle of one, which then goes with its last user.
+        """
+        default = self._version(0)
+        with self._lock:
+            kept = {self._serving.get(company_id), version, default, *self._loading}
+            self._serving[company_id] = version
+            kept |= {*self._serving.values()}
+            for unused in self._engines.keys() - kept:
+                del self._engines[unused]
 
     def _load_beside(self, version: str) -> None:
         with self._lock:
