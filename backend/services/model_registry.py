@@ -15,7 +15,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import ColumnElement, bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -183,7 +183,7 @@ class SqlRegistry:
     def history(self, company: int | None = None) -> list[ModelEvent]:
         """Changes of a company's aliases and of the default's, the oldest first."""
         self._import_earlier()
-        mine = ModelEventRow.company_id.is_(None)
+        mine: ColumnElement[bool] = ModelEventRow.company_id.is_(None)
         if company:
             mine |= ModelEventRow.company_id == company
         with self._database.reading() as session:

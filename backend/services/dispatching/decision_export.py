@@ -41,7 +41,7 @@ from services.rl.simulation.scenarios import Rules
 from .outcomes import Outcome, outcome_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped]
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _write(
     now: datetime,
 ) -> Exported:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     count = final = 0
@@ -207,10 +207,12 @@ def _row(
     shown = found.pop("features") or {}
     for name in features:
         value = shown.get(name)
-        number = isinstance(value, int | float)
-        if value is not None and not number:
+        if isinstance(value, int | float):
+            found[f"feature_{name}"] = float(value)
+            continue
+        found[f"feature_{name}"] = None
+        if value is not None:
             left_out.add(name)
-        found[f"feature_{name}"] = float(value) if number else None
     return found | outcomes.get(row.booking_id, {"outcome_final": False})
 
 
