@@ -30,6 +30,7 @@ from routes.dashboard import dashboard
 from routes.dispatch import dispatch
 from routes.drivers import drivers
 from routes.experiments import experiments
+from routes.fleet_state import fleet_state
 from routes.health import health
 from routes.models import models
 from routes.openapi import openapi_blueprint
@@ -44,6 +45,7 @@ API_BLUEPRINTS: tuple[ApiBlueprint, ...] = (
     bookings,
     drivers,
     dispatch,
+    fleet_state,
     assignments,
     experiments,
     models,

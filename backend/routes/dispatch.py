@@ -15,6 +15,7 @@ from services.dispatching.part import dispatcher
 from services.dispatching.suggestions import Suggestion, suggest
 
 from .bookings import own_booking
+from .decided import Action, Decided, shown
 from .idempotency import Once
 from .operation import ApiBlueprint
 from .problems import Problem, not_found
@@ -23,7 +24,6 @@ from .statuses import OVER, PENDING
 
 dispatch = ApiBlueprint("dispatch", tag="Dispatch")
 
-Action = Literal["assign", "defer"]
 _MOST = 500
 
 
@@ -39,32 +39,11 @@ class BatchIn(Body):
     booking_ids: Annotated[list[Id], Field(min_length=1, max_length=_MOST)] | None = None
 
 
-class DecisionOut(Answer):
-    """What was decided about one booking."""
+class DecisionOut(Decided):
+    """What was decided and logged about one booking."""
 
     decision_id: str = Field(description="of the log; for an override")
-    booking_id: int
-    action: Action
-    driver_id: int | None = Field(description="who takes it; null: deferred")
     assignment_id: int | None
-    planned_pickup_at: Instant | None
-    minutes_away: float | None = Field(description="empty drive to the pickup")
-    late_min: float | None = Field(description="planned, after the window's end")
-    deadhead_km: float | None
-    decide_again_at: Instant | None = Field(description="deferred: ask again then")
-    must_decide_by: Instant | None = Field(
-        description="after that nobody can be there within the window; null: it has passed"
-    )
-    overdue: bool = Field(description="nobody can be there within the grace: tell the patient")
-    serviceable: bool = Field(description="some vehicle of the company fits")
-    arm: str
-    unit: str
-    policy: str = Field(description="who answered")
-    model: str | None
-    fallback_reason: str | None
-    score: float | None
-    propensity: float
-    latency_ms: float
 
 
 class BatchOut(Answer):
@@ -282,29 +261,8 @@ def _own_driver(work: Session, caller: Caller, driver_id: int, field: str) -> Dr
 
 
 def _shown(fate: Fate) -> DecisionOut:
-    routed, job = fate.routed, fate.planned
     return DecisionOut(
-        decision_id=fate.decision_id,
-        booking_id=fate.booking_id,
-        action="defer" if fate.driver_id is None else "assign",
-        driver_id=fate.driver_id,
-        assignment_id=fate.assignment_id,
-        planned_pickup_at=fate.planned_pickup_at,
-        minutes_away=None if job is None else round(job.drive_min, 2),
-        late_min=None if job is None else round(job.late_min, 2),
-        deadhead_km=None if job is None else round(job.deadhead_km, 3),
-        decide_again_at=fate.decide_again_at,
-        must_decide_by=fate.must_decide_by,
-        overdue=fate.overdue,
-        serviceable=fate.serviceable,
-        arm=routed.arm,
-        unit=routed.unit,
-        policy=routed.policy,
-        model=routed.model or None,
-        fallback_reason=routed.fallback_reason,
-        score=round(routed.decision.score, 4),
-        propensity=routed.propensity,
-        latency_ms=round(routed.latency_ms, 3),
+        decision_id=fate.decision_id, assignment_id=fate.assignment_id, **shown(fate)
     )
 
 

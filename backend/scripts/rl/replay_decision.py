@@ -29,12 +29,6 @@ replay_decision.py 3da7a5b8b33745c4a725894ff509f995
 replay_decision.py 3da7a5b8b33745c4a725894ff509f995 --json decision.json
 """
 
-# Bookings that no policy decides.
-RULES = {
-    "overdue": "an overdue patient: whoever could be there first was sent, no policy was asked",
-    "pinned": "pinned by a person: no policy was asked",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
@@ -97,11 +91,11 @@ def replay(database: Database, scenario: Scenario, decision_id: str) -> dict[str
         "bookings": len(state.booking_ids),
         "replayed": None,
         "same": None,
-        "rule": None,
+        "pinned": False,
         "alternatives": [],
     }
-    if b is None:  # pinned or overdue: set aside before the policies saw the state
-        found["rule"] = "overdue" if (row.features or {}).get("overdue") else "pinned"
+    if b is None:  # set aside before the policies saw the state
+        found["pinned"] = True
         return found
     if row.source == "policy" and row.arm in ("rl", "heuristic"):
         bundle = SqlRegistry(database, SystemClock()).get(row.model) if row.model else None
@@ -151,8 +145,8 @@ def _print(found: dict[str, Any]) -> None:
         if found["same"] is False:
             print("(a planner that had the plan of the epoch before may decide otherwise)",
                   file=sys.stderr)  # fmt: skip
-    if found["rule"] is not None:
-        print(RULES[found["rule"]])
+    if found["pinned"]:
+        print("pinned by a person: no policy was asked")
         return
     print("driver  min away   late  km empty  jobs")
     for each in sorted(found["alternatives"], key=lambda a: (a["late_min"], a["minutes_away"])):

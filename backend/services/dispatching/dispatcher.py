@@ -17,11 +17,11 @@ from clock import Clock
 from extensions import Database
 
 from .desk import Desk
-from .fates import ConflictError, DispatchError, Epoch
+from .fates import ConflictError, DispatchError, Epoch, Limit
 from .fleet import Fleet, read_fleet
-from .ledger import Ledger, Limit
+from .ledger import Ledger
 from .operating_day import operating_day
-from .precedence import set_aside
+from .pins import set_pins_aside
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ class Dispatcher:
         database: Rows.
         clock: The present moment.
         zone: Of drivers' shifts and operating days.
+
+    Attributes:
+        desk: As given.
+        zone: As given.
+        ledger: Commits and logs.
     """
 
     def __init__(self, desk: Desk, database: Database, clock: Clock, zone: ZoneInfo) -> None:
@@ -43,14 +48,14 @@ class Dispatcher:
         self.ledger = Ledger(desk.scenario, desk.tables)
         self._database = database
         self._clock = clock
-        self._zone = zone
+        self.zone = zone
 
     def fleet(self, session: Session, company_id: int) -> Fleet | None:
         """The company's fleet now."""
         now = self._clock.now()
         scenario = self.desk.scenario
-        day = operating_day(now, scenario.rules, self._zone)
-        return read_fleet(session, company_id, now, day, scenario, self.desk.tables, self._zone)
+        day = operating_day(now, scenario.rules, self.zone)
+        return read_fleet(session, company_id, now, day, scenario, self.desk.tables, self.zone)
 
     def now(self) -> datetime:
         """The present moment."""
@@ -95,9 +100,9 @@ class Dispatcher:
                 raise DispatchError("this company has no active driver")
             at = fleet.day.instant(fleet.state.now_min)
             everything = self._wanted(fleet, only)
-            fleet, aside = set_aside(fleet, self.desk.scenario, self.desk.tables)
-            preceding = tuple(one for one in aside if one.booking.id in everything)
-            left = {one.booking.id for one in aside}
+            fleet, pins = set_pins_aside(fleet, self.desk.scenario, self.desk.tables)
+            pinned = tuple(pin for pin in pins if pin.booking.id in everything)
+            left = {pin.booking.id for pin in pins}
             wanted = [booking for booking in everything if booking not in left]
             if not everything:
                 epoch = Epoch(company_id, at, (), None)
@@ -119,7 +124,7 @@ class Dispatcher:
                 with self._database.writing() as session:
                     if before is not None:
                         before(session)
-                    epoch = self.ledger.commit(session, company_id, fleet, decided, preceding, at)
+                    epoch = self.ledger.commit(session, company_id, fleet, decided, pinned, at)
                     if after is not None:
                         after(session, epoch)
             except (ConflictError, IntegrityError):

@@ -6,7 +6,12 @@ from datetime import datetime
 from services.rl.errors import AtmrError
 from services.rl.experiments.routed import Routed
 
+from .fleet import Fleet
 from .schedule import Planned
+
+Limit = tuple[datetime | None, bool]
+"""Until when a booking must be decided (None: too late, or nobody fits), and whether some vehicle
+of the company fits."""
 
 
 class DispatchError(AtmrError):
@@ -47,6 +52,45 @@ class Fate:
     must_decide_by: datetime | None
     overdue: bool
     serviceable: bool
+
+    @classmethod
+    def of(
+        cls,
+        fleet: Fleet,
+        booking_id: int,
+        routed: Routed,
+        job: Planned | None,
+        limit: Limit,
+        again: datetime,
+        *,
+        decision_id: str = "",
+        assignment_id: int | None = None,
+    ) -> "Fate":
+        """What an epoch comes to for one booking.
+
+        Args:
+            fleet: As it was decided on.
+            booking_id: Which.
+            routed: What was decided.
+            job: As the driver will do it; None: deferred.
+            limit: Of this booking.
+            again: The next epoch.
+            decision_id: Of the log, if it is logged.
+            assignment_id: Of the host's table, if it is committed.
+        """
+        return cls(
+            decision_id=decision_id,
+            booking_id=booking_id,
+            driver_id=None if job is None or routed.driver_id is None else int(routed.driver_id),
+            assignment_id=assignment_id,
+            routed=routed,
+            planned=job,
+            planned_pickup_at=None if job is None else fleet.day.instant(job.pickup_min),
+            decide_again_at=again if job is None else None,
+            must_decide_by=limit[0],
+            overdue=booking_id in fleet.stretched,
+            serviceable=limit[1],
+        )
 
 
 @dataclass(frozen=True)

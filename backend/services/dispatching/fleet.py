@@ -16,15 +16,15 @@ from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, BookingPin, Commitment, Driver, DriverStatus
 from services.rl.simulation.scenarios import Scenario
-from services.rl.simulation.travel import TravelModel, TravelTables, arrive_min, depart_min
+from services.rl.simulation.travel import TravelTables, arrive_min, depart_min
 from services.rl.simulation.types import (
     STATE_BOOKING_DTYPE,
     STATE_DRIVER_DTYPE,
     DispatchState,
-    FloatArray,
 )
 
 from .operating_day import OperatingDay
+from .reach import age, km_between, stretch
 
 OPEN_STATUSES = ("PENDING",)
 """Of bookings that wait for a driver."""
@@ -130,7 +130,6 @@ def read_fleet(
     served = _served(session, company_id, day)
     waiting = tuple(booking for booking in bookings if booking.id not in booked)
     fleet_rows = np.zeros(len(drivers), dtype=STATE_DRIVER_DTYPE)
-    now_min = day.minute(now)
     for d, driver in enumerate(drivers):
         fleet_rows[d] = _driver_row(
             driver,
@@ -143,29 +142,53 @@ def read_fleet(
             tables,
             zone,
         )
+    state, stretched = state_of(
+        fleet_rows, [driver.id for driver in drivers], waiting, now, day, scenario, tables
+    )
+    return Fleet(state, day, waiting, drivers, commitments, pins, stretched)
+
+
+def state_of(
+    drivers: np.ndarray,
+    driver_ids: Sequence[int],
+    waiting: Sequence[Booking],
+    now: datetime,
+    day: OperatingDay,
+    scenario: Scenario,
+    tables: TravelTables,
+) -> tuple[DispatchState, frozenset[int]]:
+    """The state of a fleet, and which of its bookings were given a window that can be met.
+
+    Args:
+        drivers: ``(N,)`` of `STATE_DRIVER_DTYPE`.
+        driver_ids: N ids.
+        waiting: Open bookings without a driver.
+        now: The present moment.
+        day: Its operating day.
+        scenario: Gives rules and names the state.
+        tables: Its travel times.
+    """
+    now_min = day.minute(now)
     rows = np.zeros(len(waiting), dtype=STATE_BOOKING_DTYPE)
     for b, booking in enumerate(waiting):
         rows[b] = _booking_row(booking, day, scenario)
-    late = _stretch(rows, fleet_rows, now_min, scenario, tables)
+    late = stretch(rows, drivers, now_min, scenario, tables)
+    own = rows["priority"].copy()
+    age(rows, late, drivers, now_min, scenario)
     state = DispatchState(
         now_min=now_min,
-        driver_ids=tuple(str(driver.id) for driver in drivers),
-        drivers=fleet_rows,
+        driver_ids=tuple(str(driver) for driver in driver_ids),
+        drivers=drivers,
         booking_ids=tuple(str(booking.id) for booking in waiting),
         bookings=rows,
         scenario=scenario.name,
         scenario_hash=scenario.sha256,
-        extra={"stretched": [str(waiting[b].id) for b in late]},
+        extra={
+            "stretched": [str(waiting[b].id) for b in late],
+            "own_priority": {str(waiting[b].id): int(own[b]) for b in late},
+        },
     )
-    return Fleet(
-        state,
-        day,
-        waiting,
-        drivers,
-        commitments,
-        pins,
-        frozenset(waiting[b].id for b in late),
-    )
+    return state, frozenset(waiting[b].id for b in late)
 
 
 def _booking_row(booking: Booking, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
@@ -312,11 +335,6 @@ def forecast(
     return begin, arrive_min(tables, leave, trip_km, 0, 0) + dropoff_service
 
 
-def km_between(tables: TravelTables, a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Road kilometres between two points (degrees)."""
-    return float(TravelModel(tables).km_matrix([a[0]], [a[1]], [0], [b[0]], [b[1]], [0])[0, 0])
-
-
 def _served(session: Session, company_id: int, day: OperatingDay) -> dict[int, tuple[int, float]]:
     """Bookings completed today and minutes from pickup to the end of the dropoff, per driver.
 
@@ -344,52 +362,3 @@ def _served(session: Session, company_id: int, day: OperatingDay) -> dict[int, t
             minutes += _or(service, _DROPOFF_SERVICE_MIN)
         found[driver_id] = (count + 1, minutes)
     return found
-
-
-def earliest_pickups(
-    bookings: np.ndarray, drivers: np.ndarray, now_min: float, tables: TravelTables
-) -> FloatArray:
-    """When each driver could be at each booking at the earliest, ``(N, B)``, by travel alone."""
-    model = TravelModel(tables)
-    zeros_n, zeros_b = np.zeros(len(drivers), np.int64), np.zeros(len(bookings), np.int64)
-    km = model.km_matrix(
-        drivers["lat"], drivers["lon"], zeros_n,
-        bookings["pickup_lat"], bookings["pickup_lon"], zeros_b,
-    )  # fmt: skip
-    leave = np.maximum(now_min, drivers["free_at_min"])
-    arrive = leave[:, None] + model.minutes_matrix(leave, km, zeros_n, zeros_b)
-    result: FloatArray = np.maximum(arrive, bookings["promised_min"][None, :])
-    return result
-
-
-def may_serve(bookings: np.ndarray, drivers: np.ndarray, scenario: Scenario) -> np.ndarray:
-    """``(N, B)`` whether vehicle and driver type fit, whatever the time."""
-    chair = ~bookings["wheelchair"][None, :] | drivers["wheelchair"][:, None]
-    urgent = bookings["priority"] >= scenario.rules.emergency_min_priority
-    kind = ~drivers["emergency"][:, None] | urgent[None, :]
-    fits: np.ndarray = chair & kind & ~drivers["down"][:, None]
-    return fits
-
-
-def _stretch(
-    rows: np.ndarray,
-    drivers: np.ndarray,
-    now_min: float,
-    scenario: Scenario,
-    tables: TravelTables,
-) -> list[int]:
-    """Give overdue bookings a window that can still be met; which ones.
-
-    The simulator writes a booking off when its grace has run out. A patient is still waiting.
-    """
-    if not len(rows):
-        return []
-    at = np.where(
-        may_serve(rows, drivers, scenario), earliest_pickups(rows, drivers, now_min, tables), np.inf
-    ).min(axis=0)
-    last = rows["window_end_min"] + scenario.rules.grace_min
-    overdue = np.flatnonzero((at > last) | (now_min > last))
-    for b in overdue:
-        if np.isfinite(at[b]):
-            rows["window_end_min"][b] = max(rows["window_end_min"][b], at[b])
-    return [int(b) for b in overdue]

@@ -17,22 +17,18 @@ from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Commitment, Decision, FleetSnapshot
 from routes.statuses import ASSIGNED, PENDING
-from services.rl.ab_dispatcher import HEURISTIC, RoutedEpoch
+from services.rl.ab_dispatcher import RoutedEpoch
 from services.rl.experiments.routed import Routed
-from services.rl.policies.base import Decision as PolicyDecision
 from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelTables, depart_min
 from services.rl.simulation.types import STATE_SCHEMA
 
-from .fates import ConflictError, Epoch, Fate
-from .fleet import Fleet, earliest_pickups, km_between, may_serve
-from .precedence import Preceding
+from .fates import ConflictError, Epoch, Fate, Limit
+from .fleet import Fleet
+from .pins import Pinned
+from .reach import earliest_pickups, km_between, may_serve
 from .schedule import Planned, Schedule
-
-Limit = tuple[datetime | None, bool]
-"""Until when a booking must be decided (None: too late, or nobody fits), and whether some vehicle
-of the company fits."""
 
 
 class Ledger:
@@ -53,7 +49,7 @@ class Ledger:
         company_id: int,
         fleet: Fleet,
         decided: RoutedEpoch,
-        preceding: Sequence[Preceding],
+        pinned: Sequence[Pinned],
         at: datetime,
     ) -> Epoch:
         """Write an epoch; the session is rolled back by what is raised.
@@ -63,7 +59,7 @@ class Ledger:
             company_id: Whose.
             fleet: As the policies saw it.
             decided: By the arms.
-            preceding: What comes before the policies.
+            pinned: By people.
             at: The epoch's moment.
 
         Raises:
@@ -72,12 +68,12 @@ class Ledger:
         row_of_booking = {name: i for i, name in enumerate(fleet.state.booking_ids)}
         row_of_driver = {name: i for i, name in enumerate(fleet.state.driver_ids)}
         assigned = decided.assignments
-        due = [one for one in preceding if one.due]
+        kept = [pin for pin in pinned if pin.due]
         self._check_unchanged(
             session,
             fleet,
             [(int(r.booking_id), int(r.driver_id)) for r in assigned if r.driver_id is not None]
-            + [(one.booking.id, one.driver_id) for one in due],
+            + [(pin.booking.id, pin.driver_id) for pin in kept],
         )
         snapshot = self._snapshot(session, company_id, fleet, at)
         schedule = Schedule(fleet, self._tables)
@@ -86,8 +82,8 @@ class Ledger:
         limits = self.limits(fleet)
         places = _Places(fleet)
         fates: list[Fate] = []
-        for one in preceding:
-            fates.append(self._precede(session, fleet, snapshot, len(fates), one, places, at))
+        for pin in pinned:
+            fates.append(self._keep_pin(session, fleet, snapshot, len(fates), pin, places, at))
         for seq, routed in enumerate([*decided.decisions, *decided.shadow], start=len(fates)):
             row = row_of_booking[routed.booking_id]
             booking = fleet.bookings[row]
@@ -96,7 +92,6 @@ class Ledger:
             driver_row = None if routed.driver_id is None else row_of_driver[routed.driver_id]
             if driver_row is not None:
                 job = schedule.planned(driver_row, row)
-            latest, serviceable = limits[row]
             assigns = driver_row is not None
             session.add(
                 Decision(
@@ -120,7 +115,7 @@ class Ledger:
                     plan_hash=plan_hash,
                     decided_at=at,
                     decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
+                    must_decide_by=limits[row][0],
                     shadow=routed.shadow,
                 )
             )
@@ -134,20 +129,12 @@ class Ledger:
                     session, fleet, booking, driver_id, places, decision_id, job, at
                 )
             fates.append(
-                Fate(
+                Fate.of(
+                    fleet, booking.id, routed, job, limits[row], again,
                     decision_id=decision_id,
-                    booking_id=booking.id,
-                    driver_id=None if assignment is None else assignment.driver_id,
                     assignment_id=None if assignment is None else assignment.id,
-                    routed=routed,
-                    planned=job,
-                    planned_pickup_at=None if job is None else fleet.day.instant(job.pickup_min),
-                    decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
-                    overdue=booking.id in fleet.stretched,
-                    serviceable=serviceable,
                 )
-            )
+            )  # fmt: skip
         return Epoch(company_id, at, tuple(fates), snapshot.id)
 
     def _check_unchanged(
@@ -236,70 +223,48 @@ class Ledger:
             session, fleet, booking, driver_id, _Places(fleet), decision_id, job, at
         )
 
-    def _precede(
+    def _keep_pin(
         self,
         session: Session,
         fleet: Fleet,
         snapshot: FleetSnapshot,
         seq: int,
-        one: Preceding,
+        pin: Pinned,
         places: "_Places",
         at: datetime,
     ) -> Fate:
         decision_id = uuid.uuid4().hex
         again = fleet.day.instant(fleet.state.now_min + self._scenario.rules.epoch_min)
-        arm, unit = "human", ""
-        if one.by == "overdue":  # the arm that left the patient waiting answers for it
-            arm, unit = _arm_of(session, one.booking.id)
-        routed = Routed(
-            booking_id=str(one.booking.id),
-            driver_id=str(one.driver_id) if one.due else None,
-            arm=arm,
-            unit=unit,
-            policy=one.by,
-            model="",
-            fallback_reason=None,
-            latency_ms=0.0,
-            decision=PolicyDecision(-1, None),
-        )
         session.add(
             Decision(
                 id=decision_id,
                 snapshot_id=snapshot.id,
                 seq=seq,
                 company_id=snapshot.company_id,
-                booking_id=one.booking.id,
-                driver_id=one.driver_id if one.due else None,
-                action="assign" if one.due else "defer",
-                arm=arm,
-                unit=unit,
+                booking_id=pin.booking.id,
+                driver_id=pin.driver_id if pin.due else None,
+                action="assign" if pin.due else "defer",
+                arm="human",
+                unit="",
                 layout=LAYOUT_VERSION,
-                features=_features(routed, one.job),
+                features=_features(pin.routed(), pin.job),
                 latency_ms=0.0,
                 decided_at=at,
-                decide_again_at=None if one.due else again,
-                source="human" if one.by == "human" else "policy",
+                decide_again_at=None if pin.due else again,
+                source="human",
             )
         )
         assignment = None
-        if one.due:
+        if pin.due:
             session.flush()
             assignment = self._assign(
-                session, fleet, one.booking, one.driver_id, places, decision_id, one.job, at
+                session, fleet, pin.booking, pin.driver_id, places, decision_id, pin.job, at
             )
-        return Fate(
+        return pin.fate(
+            fleet, again,
             decision_id=decision_id,
-            booking_id=one.booking.id,
-            driver_id=one.driver_id if one.due else None,
             assignment_id=None if assignment is None else assignment.id,
-            routed=routed,
-            planned=one.job if one.due else None,
-            planned_pickup_at=fleet.day.instant(one.job.pickup_min) if one.due else None,
-            decide_again_at=None if one.due else again,
-            must_decide_by=fleet.day.instant(one.job.depart_min),
-            overdue=one.booking.id in fleet.stretched,
-            serviceable=True,
-        )
+        )  # fmt: skip
 
     def _snapshot(
         self, session: Session, company_id: int, fleet: Fleet, at: datetime
@@ -347,21 +312,6 @@ class Ledger:
         return float(depart_min(self._tables, float(b["window_end_min"]), km, 0, 0))
 
 
-def _arm_of(session: Session, booking_id: int) -> tuple[str, str]:
-    """Arm and unit of the last policy's decision about a booking; of none: the heuristic's."""
-    last = session.execute(
-        select(Decision.arm, Decision.unit)
-        .where(
-            Decision.booking_id == booking_id,
-            Decision.source == "policy",
-            Decision.shadow.is_(False),
-        )
-        .order_by(Decision.decided_at.desc())
-        .limit(1)
-    ).one_or_none()
-    return (HEURISTIC, "") if last is None else (last.arm, last.unit)
-
-
 class _Places:
     """Free places in drivers' queues, and the order of work."""
 
@@ -395,7 +345,6 @@ def _features(routed: Routed, job: Planned | None) -> dict[str, float]:
         {name: round(float(value), 3) for name, value in shown.items() if value is not None}
         | ({"explored": 1.0} if routed.explored else {})
         | ({"conflict": 1.0} if routed.conflict else {})
-        | ({"overdue": 1.0} if routed.policy == "overdue" else {})
     )
 
 

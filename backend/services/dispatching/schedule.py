@@ -6,7 +6,8 @@ from typing import Any
 from services.rl.simulation.travel import TravelTables, arrive_min, depart_min
 from services.rl.simulation.types import DispatchState
 
-from .fleet import Fleet, km_between
+from .fleet import Fleet
+from .reach import km_between
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .dispatcher import Dispatcher
 from .fates import DispatchError
-from .fleet import may_serve
+from .reach import may_serve
 from .schedule import Planned, Schedule
 
 Language = Literal["fr", "en"]

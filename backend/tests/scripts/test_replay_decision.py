@@ -34,9 +34,8 @@ def test_every_decision_of_an_epoch_is_reproduced(company, tmp_path, capsys):
         company.book()
         company.drive()
         fates = company.dispatcher.dispatch(COMPANY).fates
-        by_policy = [fate for fate in fates if fate.routed.policy != "overdue"]
-        assigned = assigned or next((f for f in by_policy if f.driver_id is not None), None)
-        deferred = deferred or next((f for f in by_policy if f.driver_id is None), None)
+        assigned = assigned or next((f for f in fates if f.driver_id is not None), None)
+        deferred = deferred or next((f for f in fates if f.driver_id is None), None)
         company.clock.advance(minutes=company.scenario.rules.epoch_min)
     for fate in (assigned, deferred):
         out = tmp_path / "decision.json"
@@ -85,15 +84,6 @@ def test_a_learned_decision_is_reproduced_by_the_registered_model(tmp_path, atmr
     assert exit_code(replay_decision.main, [asked[0].id]) == 2
     company.database.dispose()
     database.dispose()
-
-
-def test_an_overdue_patient_s_driver_is_explained_by_the_rule(company, capsys):
-    company.clock.advance(minutes=60)
-    company.book()
-    fates = company.dispatcher.dispatch(COMPANY).fates
-    overdue = next(fate for fate in fates if fate.routed.policy == "overdue")
-    assert exit_code(replay_decision.main, [overdue.decision_id]) == 0
-    assert "overdue patient: whoever could be there first" in capsys.readouterr().out
 
 
 def test_what_cannot_be_replayed_is_one_sentence(company, capsys):
