@@ -271,11 +271,18 @@ class SqlRegistry:
 
 
 @contextmanager
-def open_registry(config: Config, clock: Clock | None = None) -> Iterator[SqlRegistry]:
+def open_registry(
+    config: Config, clock: Clock | None = None, home: Path | None = None
+) -> Iterator[SqlRegistry]:
     """The registry of the configured database, for a script.
 
     A SQLite file that is not there yet is made (nothing else need run before the first model is
     registered); any other database must have been migrated.
+
+    Args:
+        config: Names the database.
+        clock: Default: the machine's.
+        home: Default ``ATMR_HOME``.
 
     Raises:
         DataError: If the database has not been migrated, or refuses.
@@ -284,7 +291,7 @@ def open_registry(config: Config, clock: Clock | None = None) -> Iterator[SqlReg
     try:
         upgrade_new_sqlite(database.engine)
         require_head(database.engine)
-        yield SqlRegistry(database, clock or SystemClock())
+        yield SqlRegistry(database, clock or SystemClock(), home)
     except SQLAlchemyError as error:
         raise DataError(f"the database refuses: {reason(error)}") from error
     finally:

@@ -147,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", help="name or YAML file (default: the model's own)")
     parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
     parser.add_argument("--company", type=int, metavar="ID", help="default: all companies")
+    parser.add_argument(
+        "--registry", type=Path, metavar="DIR",
+        help="one that stands alone: DIR/models and DIR/atmr.sqlite "
+        "(default: <home>/models and the database of the environment)",
+    )  # fmt: skip
     parser.add_argument("--who", default=None, help="who does it (default: the user)")
     parser.add_argument("--why", default="", help="for the log")
     parser.add_argument("--gate-report", help="report that allows a promotion; for the log")
@@ -319,8 +324,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.version and arguments.command not in ("promote", "benchmark"):
         raise UsageError(f"{arguments.command} takes no version")
+    alone: Path | None = arguments.registry
     config = Config.from_environment()
-    with open_registry(config) as registry:
+    if alone is not None:  # by the name that comes first: the environment's is another's
+        alone = alone.resolve()
+        config = Config.from_environment(ATMR_DATABASE_URL=f"sqlite:///{alone / 'atmr.sqlite'}")
+    with open_registry(config, home=alone) as registry:
         code, result = _carried_out(arguments, registry)
         found = {
             "registry": described(parse_url(config.database_url.get_secret_value())),

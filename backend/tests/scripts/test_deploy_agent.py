@@ -76,6 +76,17 @@ def test_promote_and_roll_back(exported, registry, capsys):
     assert [e.who for e in registry.history() if e.alias == "champion"] == ["ana"]
 
 
+def test_a_registry_of_its_own_leaves_the_others_alone(home, registry, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'production.sqlite'}")
+    apart = home / "apart"
+    assert deploy("--days", "2", "--quiet", "--registry", str(apart)) == 0
+    assert deploy("promote", "--quiet", "--registry", str(apart)) == 0
+    assert registry.versions() == [] and not (home / "production.sqlite").exists()
+    own = Config.from_environment(ATMR_DATABASE_URL=f"sqlite:///{apart / 'atmr.sqlite'}")
+    with open_registry(own, home=apart) as found:
+        assert found.get(found.alias(None, "champion")).path.is_relative_to(apart)
+
+
 def test_a_registered_version_is_measured_again(exported, capsys):
     assert deploy("benchmark", "--days", "2") == 0
     assert "ms a decision" in capsys.readouterr().out
