@@ -13,7 +13,6 @@ from pathlib import Path
 
 from flask import Blueprint, Flask, Response, g, request
 from flask.globals import request_ctx
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
@@ -23,8 +22,7 @@ from config import Config
 from extensions import EXTENSION, Database, Services, services
 from logs import log_as_json
 from metrics import Metrics
-from migrations import HEAD, current_revision
-from models.database_url import reason
+from migrations import require_head
 from rate_limits import RateLimits
 from routes.assignments import assignments
 from routes.bookings import bookings
@@ -34,11 +32,12 @@ from routes.drivers import drivers
 from routes.experiments import experiments
 from routes.fleet_state import fleet_state
 from routes.health import health
-from routes.models import ModelRegistry, models
+from routes.models import models
 from routes.openapi import openapi_blueprint
 from routes.operation import ApiBlueprint
 from routes.problems import answer, from_exception
-from services.rl.errors import DataError
+from services.model_registry import SqlRegistry
+from services.rl.serving.registry import Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
 API = "/api/v1"
@@ -95,7 +94,7 @@ def create_app(
     *,
     scenario: Scenario | None = None,
     clock: Clock | None = None,
-    registry: ModelRegistry | None = None,
+    registry: Registry | None = None,
     set_up: Sequence[Callable[[Services], None]] = (),
 ) -> Flask:
     """The backend alone.
@@ -104,7 +103,7 @@ def create_app(
         config: Settings; default: of the environment.
         scenario: The world that is dispatched in; default: the one that ``config`` names.
         clock: The present moment; default: the machine's.
-        registry: Model versions.
+        registry: Model versions; default: those of the database.
         set_up: Called with the services before the first request: other rooms (the dispatcher)
             hang in their parts and checks there.
 
@@ -136,7 +135,7 @@ def init_app(
     url_prefix: str = "",
     scenario: Scenario | None = None,
     clock: Clock | None = None,
-    registry: ModelRegistry | None = None,
+    registry: Registry | None = None,
     set_up: Sequence[Callable[[Services], None]] = (),
 ) -> Services:
     """Add the backend to an existing Flask app, under ``url_prefix`` (such as ``/atmr``).
@@ -165,22 +164,24 @@ def _services(
     config: Config,
     scenario: Scenario | None,
     clock: Clock | None,
-    registry: ModelRegistry | None,
+    registry: Registry | None,
     set_up: Sequence[Callable[[Services], None]],
 ) -> Services:
     metrics = Metrics()
     url = config.database_url.get_secret_value()
+    database = Database(url, timeout_s=config.database_timeout_s)
+    clock = clock or SystemClock()
     at_work = Services(
         config=config,
-        database=Database(url, timeout_s=config.database_timeout_s),
-        clock=clock or SystemClock(),
+        database=database,
+        clock=clock,
         metrics=metrics,
         limits=RateLimits(config, metrics),
         scenario=scenario or load_scenario(config.scenario),
-        registry=registry,
+        registry=registry or SqlRegistry(database, clock),
     )
     at_work.readiness["database"] = at_work.database.check
-    at_work.readiness["migrations"] = lambda: _check_migrations(at_work.database)
+    at_work.readiness["migrations"] = lambda: require_head(at_work.database.engine)
     for part in set_up:
         part(at_work)
     return at_work
@@ -261,15 +262,3 @@ def _unknown(unknown: str) -> Response:  # noqa: ARG001 - the rule's parameter
         if rule.endpoint != request.endpoint:
             allowed.append(method)
     return _problem(MethodNotAllowed(valid_methods=allowed) if allowed else NotFound())
-
-
-def _check_migrations(database: Database) -> None:
-    try:
-        with database.engine.connect() as connection:
-            current = current_revision(connection)
-    except SQLAlchemyError as error:
-        raise DataError(f"the database does not answer: {reason(error)}") from error
-    if current != HEAD:
-        raise DataError(
-            f"the database is at revision {current}, the code at {HEAD}: run migrate.py"
-        )

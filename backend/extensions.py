@@ -29,7 +29,7 @@ from services.rl.simulation.scenarios import Scenario
 
 if TYPE_CHECKING:
     from config import Config
-    from routes.models import ModelRegistry
+    from services.rl.serving.registry import Registry
 
 EXTENSION = "atmr_rl"
 """Our name in ``app.extensions``."""
@@ -166,7 +166,7 @@ class Services:
     limits: RateLimits
     scenario: Scenario
     readiness: dict[str, Callable[[], None]] = field(default_factory=dict)
-    registry: "ModelRegistry | None" = None
+    registry: "Registry | None" = None
     parts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -50,6 +50,37 @@ def current_revision(connection: Connection) -> str | None:
     return found
 
 
+def require_head(engine: Engine) -> None:
+    """Refuse a database that is not at the newest revision.
+
+    Raises:
+        DataError: If it is not, or does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            current = current_revision(connection)
+    except SQLAlchemyError as error:
+        raise DataError(f"the database does not answer: {reason(error)}") from error
+    if current != HEAD:
+        raise DataError(
+            f"the database is at revision {current}, the code at {HEAD}: run migrate.py"
+        )
+
+
+def upgrade_new_sqlite(engine: Engine) -> None:
+    """Make the tables in a SQLite file without any: nothing but a file is needed to begin.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        new = not inspect(connection).get_table_names()
+    if new:
+        upgrade(engine)
+
+
 def alembic_config(connection: Connection | None = None) -> "AlembicConfig":
     """Alembic's settings, without an ini file."""
     from alembic.config import Config as AlembicConfig

@@ -189,16 +189,15 @@ class OverrideIn(Body):
 def override_decision(
     work: Session, caller: Caller, decision_id: str, body: OverrideIn
 ) -> DecisionOut:
-    """Replace a decision by a person's, with a reason.
+    """Replace the latest decision about a booking by a person's, with a reason.
 
+    An earlier one is refused (409, which names the latest): whoever decides must have seen it.
     The arm of the booking stays what it was (intention to treat); the log names the person's key
     as source `human`.
     """
     decision = work.get(Decision, decision_id)
     if decision is None or decision.company_id != caller.company_id:
         raise not_found("decision", "path.decision_id")
-    if decision.shadow:
-        raise Problem(409, "this decision was not acted on", field="path.decision_id")
     booking = own_booking(work, caller, decision.booking_id, lock=True)
     if body.driver_id is not None:
         _own_driver(work, caller, body.driver_id, "body.driver_id")

@@ -1,18 +1,16 @@
-"""Models: which versions there are, who uses which, promotion and rollback.
-
-The registry is behind a Protocol: files alone, or files and database.
-"""
+"""Models: which versions there are, who uses which, promotion and rollback."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from pydantic import Field
 
 from access import Caller
 from extensions import services
 from services.rl.errors import AtmrError
+from services.rl.serving.registry import ALIASES, Alias, Registry
 
 from .operation import ApiBlueprint
 from .problems import Problem, not_found
@@ -21,78 +19,6 @@ from .schema import Answer, Body, Instant, Slug
 _LOG = logging.getLogger("atmr.models")
 
 models = ApiBlueprint("models", tag="Models")
-
-Alias = Literal["champion", "candidate", "previous"]
-ALIASES: tuple[Alias, ...] = ("champion", "candidate", "previous")
-
-
-class Manifest(Protocol):
-    """What a bundle says of itself; see `services.rl.serving.bundle`."""
-
-    @property
-    def kind(self) -> str:
-        """Such as ``planner``."""
-
-    @property
-    def scenario(self) -> str:
-        """Name of the scenario it was made for."""
-
-    @property
-    def scenario_hash(self) -> str:
-        """Its hash."""
-
-    @property
-    def parent(self) -> str | None:
-        """The version it was trained from."""
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """Measured at training and export."""
-
-
-class CheckedBundle(Protocol):
-    """A bundle whose files have their hashes."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What it says of itself."""
-
-
-class EventInfo(Protocol):
-    """One move of an alias: ``at`` (ISO 8601), ``who``, ``why`` and from where to where."""
-
-    @property
-    def at(self) -> str:
-        """When, ISO 8601 in UTC."""
-
-
-class ModelRegistry(Protocol):
-    """What these routes need of a registry; `services.rl.serving.registry.Registry` has it."""
-
-    def versions(self) -> Sequence[str]:
-        """All versions, the oldest first."""
-
-    def get(self, version: str) -> CheckedBundle:
-        """A version's bundle; an AtmrError if it is damaged."""
-
-    def alias(self, company: int | None, name: Alias) -> str | None:
-        """The version of a company's alias, or of the default where it has none of its own."""
-
-    def promote(
-        self,
-        version: str,
-        who: str,
-        why: str,
-        company: int | None = None,
-        gate_report: str | None = None,
-    ) -> object:
-        """Make a version the champion; the champion becomes previous."""
-
-    def rollback(self, who: str, why: str, company: int | None = None) -> object:
-        """Make the previous champion the champion again."""
-
-    def history(self, company: int | None = None) -> Sequence[EventInfo]:
-        """Moves of a company's aliases and of the default's, the oldest first."""
 
 
 class ModelOut(Answer):
@@ -144,7 +70,7 @@ def list_models(caller: Caller) -> ModelsOut:
     """List model versions and what they are for this company."""
     registry = _registry()
     meant = {name: registry.alias(caller.company_id, name) for name in ALIASES}
-    moves = list(registry.history(caller.company_id))[-100:]
+    moves = registry.history(caller.company_id)[-100:]
     return ModelsOut(
         models=[
             _shown(registry, version, [name for name in ALIASES if meant[name] == version])
@@ -186,23 +112,25 @@ def roll_model_back(caller: Caller, version: str, body: RollbackIn) -> ModelsOut
     if registry.alias(caller.company_id, "previous") is None:
         raise Problem(409, "there is no previous champion", field="path.version")
     with _refusals_told():
-        registry.rollback(who=caller.name, why=body.why, company=caller.company_id)
+        registry.rollback(
+            who=caller.name, why=body.why, company=caller.company_id, champion=version
+        )
     return list_models(caller)
 
 
-def _registry() -> ModelRegistry:
+def _registry() -> Registry:
     registry = services().registry
     if registry is None:
         raise Problem(404, "this server has no model registry")
     return registry
 
 
-def _check_version(registry: ModelRegistry, version: str) -> None:
+def _check_version(registry: Registry, version: str) -> None:
     if version not in registry.versions():
         raise not_found("model version", "path.version")
 
 
-def _shown(registry: ModelRegistry, version: str, aliases: list[Alias]) -> ModelOut:
+def _shown(registry: Registry, version: str, aliases: list[Alias]) -> ModelOut:
     try:
         told = registry.get(version).manifest
     except AtmrError as error:

@@ -13,6 +13,7 @@ from routes.schema import MAX_ID
 from routes.statuses import PENDING
 from services.dispatching.fates import DispatchError
 from services.dispatching.outcomes import outcome_of
+from services.dispatching.overrides import latest_decision
 from services.dispatching.part import PART, dispatcher
 from services.dispatching.suggestions import Suggested, suggest
 from services.rl.errors import AtmrError
@@ -60,7 +61,7 @@ def booking(visit: Visit, booking_id: int) -> str:
             outcome_of(row, assignments, decisions, visit.now, rules),
         )  # fmt: skip
         drivers = drivers_of(session, visit) if visit.may("dispatch") else []
-    latest = decisions[-1] if decisions else None
+        latest = latest_decision(session, booking_id)
     told = teller(visit)
     return render_template(
         "atmr_dashboard/booking.html",

@@ -11,10 +11,9 @@ from werkzeug.wrappers import Response
 
 from extensions import services
 from models import REASON_CODES, Booking, Decision, Driver
-from routes.bookings import own_booking
 from routes.dispatch import OverrideIn, override_decision
 from routes.problems import Problem, invalid, not_found
-from routes.statuses import IN_PROGRESS, OVER
+from services.dispatching.overrides import latest_decision, refusal
 
 from .blueprint import dashboard
 from .formats import Formats
@@ -69,7 +68,7 @@ def decision(visit: Visit, decision_id: str) -> str:
     with services().database.reading() as session:
         row = _own(session, visit, decision_id)
         booking = session.get(Booking, row.booking_id)
-        latest = _latest(session, row)
+        latest = latest_decision(session, row.booking_id)
         drivers = drivers_of(session, visit) if visit.may("dispatch") else []
     return render_template(
         "atmr_dashboard/decision.html",
@@ -84,7 +83,7 @@ def override(visit: Visit, decision_id: str) -> Response:
     """Replace a decision by a person's: the API's own operation.
 
     Raises:
-        Problem: 404, 409 or 422 as the API; 409 too if there is a later decision.
+        Problem: 404, 409 or 422 as the API.
     """
     driver = request.form.get("driver", "")
     try:
@@ -100,10 +99,6 @@ def override(visit: Visit, decision_id: str) -> Response:
         raise Problem(422, "a driver is needed, of those listed", field="form.driver") from None
     with services().database.writing() as session:
         row = _own(session, visit, decision_id)
-        own_booking(session, visit.caller, row.booking_id, lock=True)
-        latest = _latest(session, row)
-        if latest is not None and latest.id != row.id:
-            raise Problem(409, "a later decision about this booking exists")
         override_decision(session, visit.caller, decision_id, body)
         booking_id = row.booking_id
     change_session(note="note.overridden")
@@ -123,31 +118,12 @@ def _own(session: Session, visit: Visit, decision_id: str) -> Decision:
     return row
 
 
-def _latest(session: Session, row: Decision) -> Decision | None:
-    """The last decision about the same booking that was acted on."""
-    return session.scalars(
-        select(Decision)
-        .where(Decision.booking_id == row.booking_id, Decision.shadow.is_(False))
-        .order_by(
-            Decision.decided_at.desc(), Decision.overridden_by.is_not(None), Decision.seq.desc()
-        )
-        .limit(1)
-    ).one_or_none()
-
-
 def cannot_override(
     visit: Visit, row: Decision, booking: Booking | None, latest: Decision | None
 ) -> str | None:
     """Why a decision cannot be overridden; None: it can."""
-    if row.shadow:
-        return "shadow"
-    if booking is None or booking.status in OVER or booking.status == IN_PROGRESS:
-        return "over"
-    if row.overridden_by is not None:
-        return "overridden"
-    if latest is not None and latest.id != row.id:
-        return "later"
-    return None if visit.may("dispatch") else "scope"
+    why = refusal(row, booking, latest)
+    return why if why is not None or visit.may("dispatch") else "scope"
 
 
 def drivers_of(session: Session, visit: Visit) -> list[Any]:

@@ -27,9 +27,10 @@ from models.database_url import reason
 from scripts.rl.command import command_parser, positive_int, progress, run, seed_number, write_json
 from services.dispatching.demo_company import DemoCompany
 from services.dispatching.operating_day import day_of
+from services.model_registry import SqlRegistry
 from services.rl.errors import AtmrError, DataError, UsageError
 from services.rl.serving.bundle import MATCHING, PLANNER, write_bundle
-from services.rl.serving.registry import FileRegistry
+from services.rl.serving.registry import Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
 EXAMPLES = """
@@ -87,7 +88,7 @@ def _fill(
             session.scalar(select(column).order_by(column.desc()).limit(1)) or 0
             for column in (Driver.id, Booking.id)
         )
-    registry = FileRegistry()
+    registry = SqlRegistry(database, SystemClock())
     champion = _champion(registry, scenario)
     company = DemoCompany(
         database, scenario, config.zone, registry,
@@ -117,7 +118,7 @@ def _fill(
     }
 
 
-def _champion(registry: FileRegistry, scenario: Scenario) -> str:
+def _champion(registry: Registry, scenario: Scenario) -> str:
     """The champion; where there is none, the planner (the tuned matcher where it has no values)."""
     known = registry.alias(None, "champion")
     if known is not None:
@@ -157,9 +158,7 @@ def _serve(config: Config, scenario: Scenario, moment: datetime, port: int) -> N
     from services.dispatching.part import hang_in
 
     clock = ScaledClock(moment, 1.0)
-    app = create_app(
-        config, scenario=scenario, clock=clock, registry=FileRegistry(), set_up=(hang_in,)
-    )
+    app = create_app(config, scenario=scenario, clock=clock, set_up=(hang_in,))
     server = make_server("127.0.0.1", port, app, threaded=True)
     print(f"dashboard: http://127.0.0.1:{port}/dashboard  API: http://127.0.0.1:{port}/docs")
     try:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from config import Config
+from models.database_url import described, parse_url
 from scripts.rl.command import (
     FAILED,
     SUCCESS,
@@ -25,13 +27,14 @@ from scripts.rl.command import (
     run,
     write_json,
 )
+from services.model_registry import open_registry
 from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.errors import AtmrError, UsageError
 from services.rl.policies.model_files import MANIFEST, read_manifest
 from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
 from services.rl.serving.bundle import KINDS, NETWORK, PLANNER
-from services.rl.serving.registry import ALIASES, FileRegistry
+from services.rl.serving.registry import ALIASES, Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
 EXAMPLES = """
@@ -144,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", help="name or YAML file (default: the model's own)")
     parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
     parser.add_argument("--company", type=int, metavar="ID", help="default: all companies")
+    parser.add_argument(
+        "--registry", type=Path, metavar="DIR",
+        help="one that stands alone: DIR/models and DIR/atmr.sqlite "
+        "(default: <home>/models and the database of the environment)",
+    )  # fmt: skip
     parser.add_argument("--who", default=None, help="who does it (default: the user)")
     parser.add_argument("--why", default="", help="for the log")
     parser.add_argument("--gate-report", help="report that allows a promotion; for the log")
@@ -153,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def export(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[int, dict[str, Any]]:
+def export(arguments: argparse.Namespace, registry: Registry) -> tuple[int, dict[str, Any]]:
     """Export the best model, check it, register it as candidate."""
     from services.rl.training.export_run import export_model, save_report
 
@@ -195,11 +203,13 @@ def export(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[int, 
         if not report.passes:
             print(f"not registered: {'; '.join(report.failures)}", file=sys.stderr)
             return FAILED, result
-        registry.register(bundle.path, _who(arguments), arguments.why or f"exported from {model}")
+        registry.register(
+            bundle.path, _who(arguments), arguments.why or f"exported from {_shown(model)}"
+        )
     return SUCCESS, result
 
 
-def benchmark(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[int, dict[str, Any]]:
+def benchmark(arguments: argparse.Namespace, registry: Registry) -> tuple[int, dict[str, Any]]:
     """Play a registered version as it is served, on this machine."""
     from services.rl.training.export_run import measure_bundle
 
@@ -221,7 +231,7 @@ def benchmark(arguments: argparse.Namespace, registry: FileRegistry) -> tuple[in
     }
 
 
-def _wanted(arguments: argparse.Namespace, registry: FileRegistry) -> str:
+def _wanted(arguments: argparse.Namespace, registry: Registry) -> str:
     version: str | None = arguments.version
     version = version or registry.alias(arguments.company, "candidate")
     if version is None and arguments.command == "benchmark":
@@ -229,6 +239,15 @@ def _wanted(arguments: argparse.Namespace, registry: FileRegistry) -> str:
     if version is None:
         raise UsageError("there is no candidate: export one (deploy_agent.py), or name a version")
     return version
+
+
+def _shown(model: Path | None) -> str:
+    """A model's folder as the log tells it: from the home on, where it lies there."""
+    if model is None:
+        return "the values filed for the scenario"
+    folder = model.resolve()
+    inside = folder.is_relative_to(paths.home())
+    return str(folder.relative_to(paths.home()) if inside else model)[-180:]
 
 
 def _who(arguments: argparse.Namespace) -> str:
@@ -240,10 +259,9 @@ def _who(arguments: argparse.Namespace) -> str:
         return "deploy_agent"
 
 
-def status(registry: FileRegistry, company: int | None) -> dict[str, Any]:
+def status(registry: Registry, company: int | None) -> dict[str, Any]:
     """Aliases, versions and the last changes."""
     return {
-        "registry": str(registry.folder),
         "company": company,
         "aliases": {name: registry.alias(company, name) for name in ALIASES},
         "versions": [_described(registry, version) for version in registry.versions()],
@@ -251,7 +269,7 @@ def status(registry: FileRegistry, company: int | None) -> dict[str, Any]:
     }
 
 
-def _described(registry: FileRegistry, version: str) -> dict[str, Any]:
+def _described(registry: Registry, version: str) -> dict[str, Any]:
     try:
         manifest = registry.get(version).manifest
     except AtmrError as error:
@@ -266,7 +284,8 @@ def _described(registry: FileRegistry, version: str) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    print(f"registry {found['registry']}")
+    whose = "" if found["company"] is None else f", company {found['company']}"
+    print(f"registry in {found['registry']}{whose}")
     for name, version in found["aliases"].items():
         print(f"  {name:10s} {version or '-'}")
     for entry in found["versions"]:
@@ -285,29 +304,37 @@ def _show(found: dict[str, Any]) -> None:
         )
 
 
+def _carried_out(arguments: argparse.Namespace, registry: Registry) -> tuple[int, dict[str, Any]]:
+    """Do what the sub-command says; exit code and result."""
+    if arguments.command == "export":
+        return export(arguments, registry)
+    if arguments.command == "benchmark":
+        return benchmark(arguments, registry)
+    who, why = _who(arguments), arguments.why
+    if arguments.command == "promote":
+        wanted = _wanted(arguments, registry)
+        registry.promote(wanted, who, why, arguments.company, arguments.gate_report)
+    elif arguments.command == "rollback":
+        registry.rollback(who, why, arguments.company)
+    return SUCCESS, {}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a sub-command and print the status."""
     arguments = _parser().parse_args(argv)
     if arguments.version and arguments.command not in ("promote", "benchmark"):
         raise UsageError(f"{arguments.command} takes no version")
-    registry = FileRegistry()
-    code = SUCCESS
-    result: dict[str, Any] = {}
-    if arguments.command == "export":
-        code, result = export(arguments, registry)
-    elif arguments.command == "benchmark":
-        code, result = benchmark(arguments, registry)
-    elif arguments.command == "promote":
-        registry.promote(
-            _wanted(arguments, registry),
-            _who(arguments),
-            arguments.why,
-            arguments.company,
-            arguments.gate_report,
-        )
-    elif arguments.command == "rollback":
-        registry.rollback(_who(arguments), arguments.why, arguments.company)
-    found = status(registry, arguments.company)
+    alone: Path | None = arguments.registry
+    config = Config.from_environment()
+    if alone is not None:  # by the name that comes first: the environment's is another's
+        alone = alone.resolve()
+        config = Config.from_environment(ATMR_DATABASE_URL=f"sqlite:///{alone / 'atmr.sqlite'}")
+    with open_registry(config, home=alone) as registry:
+        code, result = _carried_out(arguments, registry)
+        found = {
+            "registry": described(parse_url(config.database_url.get_secret_value())),
+            **status(registry, arguments.company),
+        }
     if not arguments.quiet:
         _show(found)
     if arguments.json is not None:

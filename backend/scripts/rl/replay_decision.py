@@ -10,18 +10,19 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from clock import SystemClock
 from config import Config
 from extensions import Database
 from models import Decision, FleetSnapshot
 from scripts.rl.command import command_parser, run, write_json
 from services.rl.errors import UsageError
 from services.rl.serving.engine import InferenceEngine
-from services.rl.serving.registry import FileRegistry
 from services.rl.simulation.engine import travel_tables
 from services.rl.simulation.scenarios import Scenario, load_scenario
 from services.rl.simulation.types import DispatchState
 
 from services.dispatching.schedule import Schedule  # isort: skip
+from services.model_registry import SqlRegistry  # isort: skip
 
 EXAMPLES = """
 replay_decision.py 3da7a5b8b33745c4a725894ff509f995
@@ -97,7 +98,7 @@ def replay(database: Database, scenario: Scenario, decision_id: str) -> dict[str
         found["pinned"] = True
         return found
     if row.source == "policy" and row.arm in ("rl", "heuristic"):
-        bundle = FileRegistry().get(row.model) if row.model else None
+        bundle = SqlRegistry(database, SystemClock()).get(row.model) if row.model else None
         engine = InferenceEngine(scenario, bundle)
         uses_rl = row.arm == "rl" and row.fallback_reason is None
         answer = engine.decide(state, budget_ms=60_000.0, use="rl" if uses_rl else "heuristic")

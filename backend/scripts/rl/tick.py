@@ -14,7 +14,7 @@ from services.dispatching.desk import Desk
 from services.dispatching.dispatcher import Dispatcher
 from services.dispatching.tick import companies, dispatch_open_bookings
 from services.dispatching.watch import Watch
-from services.rl.serving.registry import FileRegistry
+from services.model_registry import SqlRegistry
 from services.rl.simulation.scenarios import load_scenario
 
 EXAMPLES = """
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scenario,
         database,
         clock,
-        FileRegistry(now=clock.now),
+        SqlRegistry(database, clock),
         budget_ms=config.budget_ms,
         device=config.device,
     )

@@ -18,11 +18,12 @@ from extensions import Database
 from models import Assignment, Booking, Commitment, Driver, DriverStatus, Experiment
 from models.experiment import ExperimentEvent
 from routes.statuses import ASSIGNED, COMPLETED, IN_PROGRESS, NO_SHOW, PENDING, UNASSIGNED
+from services.rl.serving.registry import Registry
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import Day
 
-from .desk import Champions, Desk
+from .desk import Desk
 from .dispatcher import Dispatcher
 from .experiments import DISPATCH
 from .operating_day import OperatingDay, day_of
@@ -50,7 +51,7 @@ class DemoCompany:
         database: Database,
         scenario: Scenario,
         zone: ZoneInfo,
-        registry: Champions | None = None,
+        registry: Registry | None = None,
         *,
         company_id: int = 1,
         first_id: int = 1,

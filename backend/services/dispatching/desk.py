@@ -2,21 +2,27 @@
 
 Everything here can be thrown away at any time: plans are caches, engines are rebuilt from the
 registry. Build it after a server has forked.
+
+A promotion by any process is noticed within `LOOK_EVERY_S`. The new model is then loaded and
+warmed up beside the old one, which answers until the new one is ready; each decision is wholly by
+one of them, and names it.
 """
 
 import logging
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from clock import Clock
 from extensions import Database
 from services.rl.ab_dispatcher import ABDispatcher, EngineArm
 from services.rl.errors import AtmrError
 from services.rl.experiments.arms import Answered
-from services.rl.serving.bundle import Bundle
 from services.rl.serving.engine import InferenceEngine
+from services.rl.serving.registry import Registry
 from services.rl.simulation.engine import travel_tables
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelTables
@@ -26,23 +32,10 @@ from .experiments import SqlExperiment, SqlUnits
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S: Final = 2.0
-"""A promotion reaches every process within this time."""
+LOOK_EVERY_S: Final = 2.0
+"""How often a process asks which version is a company's champion."""
 
 _MOST_PLANS: Final = 500
-
-
-@runtime_checkable
-class Champions(Protocol):
-    """The part of a model registry that is needed here."""
-
-    def alias(self, company: int | None, name: Any) -> str | None:
-        """The version that an alias means for a company, or by default."""
-        ...
-
-    def get(self, version: str) -> Bundle:
-        """The bundle of a version, its hashes checked."""
-        ...
 
 
 class Desk:
@@ -66,7 +59,7 @@ class Desk:
         scenario: Scenario,
         database: Database,
         clock: Clock,
-        registry: Champions | None,
+        registry: Registry | None,
         *,
         budget_ms: float = 50.0,
         device: str = "cpu",
@@ -80,6 +73,9 @@ class Desk:
         self._budget_ms = budget_ms
         self._device = device
         self._lock = threading.RLock()
+        self._making = threading.Lock()  # takes seconds: nothing else waits for it
+        self._loading: set[str] = set()  # beside the model that answers
+        self._serving: dict[int, str] = {}  # company: version of its last answer
         self._engines: dict[str, InferenceEngine] = {}
         self._champion: dict[int, tuple[float, str]] = {}  # company: looked at, version
         self._dispatchers: dict[int, ABDispatcher] = {}
@@ -92,19 +88,57 @@ class Desk:
         self.engine(self._version(0))
 
     def engine_for(self, company_id: int) -> InferenceEngine:
-        """The engine with a company's champion; the heuristic alone if that cannot be served."""
-        return self.engine(self._version(company_id))
+        """The engine with a company's champion; the heuristic alone if that cannot be served.
+
+        While a new champion is loaded, the engine of the one before.
+        """
+        version = self._version(company_id)
+        before = self._engines.get(self._serving.get(company_id, version))
+        if version not in self._engines and before is not None:
+            self._load_beside(version)
+            return before
+        made = self.engine(version)
+        if self._serving.get(company_id) != version:
+            self._now_serving(company_id, version)
+        return made
+
+    def _now_serving(self, company_id: int, version: str) -> None:
+        """Forget engines that serve nobody; that just replaced stays, for a rollback at once.
+
+        None is closed: a decision may be in the middle of one, which then goes with its last user.
+        """
+        default = self._version(0)
+        with self._lock:
+            kept = {self._serving.get(company_id), version, default, *self._loading}
+            self._serving[company_id] = version
+            kept |= {*self._serving.values()}
+            for unused in self._engines.keys() - kept:
+                del self._engines[unused]
+
+    def _load_beside(self, version: str) -> None:
+        with self._lock:
+            if version in self._loading:
+                return
+            self._loading.add(version)
+        threading.Thread(
+            target=self._load, args=(version,), name=f"load-{version}", daemon=True
+        ).start()
+
+    def _load(self, version: str) -> None:
+        try:
+            self.engine(version)
+        finally:
+            self._loading.discard(version)
 
     def _version(self, company_id: int) -> str:
         """The company's champion; an empty name where there is none. Looked up now and then."""
         now = time.monotonic()
         looked, version = self._champion.get(company_id, (-1e9, ""))
-        if self._registry is None or now - looked < _LOOK_EVERY_S:
+        if self._registry is None or now - looked < LOOK_EVERY_S:
             return version
         try:
-            own = self._registry.alias(company_id, "champion") if company_id else None
-            version = own or self._registry.alias(None, "champion") or ""
-        except (AtmrError, OSError) as error:  # the last known champion stays
+            version = self._registry.alias(company_id or None, "champion") or ""
+        except (AtmrError, OSError, SQLAlchemyError) as error:  # the last known champion stays
             logger.error("the registry does not answer: %s", error)
         self._champion[company_id] = (now, version)
         return version
@@ -114,7 +148,7 @@ class Desk:
         found = self._engines.get(version)
         if found is not None:
             return found
-        with self._lock:
+        with self._making:
             if version in self._engines:
                 return self._engines[version]
             made = self._made(version)
@@ -132,7 +166,7 @@ class Desk:
                 engine.warm_up()
                 self.problems.pop(version, None)
                 return engine
-            except (AtmrError, OSError) as error:
+            except (AtmrError, OSError, SQLAlchemyError) as error:
                 logger.error("model %s is not served: %s", version, error)
                 self.problems[version] = str(error)
         engine = InferenceEngine(self.scenario, None, budget_ms=self._budget_ms)

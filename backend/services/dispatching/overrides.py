@@ -1,7 +1,9 @@
 """A person's decision in place of the policy's: kept as theirs, under the arm that was drawn."""
 
 import uuid
+from typing import Literal
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Commitment, Decision
@@ -12,6 +14,39 @@ from services.rl.simulation.observation import LAYOUT_VERSION
 
 from .dispatcher import Dispatcher
 from .schedule import Schedule
+
+Refusal = Literal["shadow", "over", "overridden", "later"]
+"""Why a decision cannot be overridden: it was not acted on; the booking is over or under way; it
+was overridden before; there is a later decision about the booking."""
+
+
+def latest_decision(session: Session, booking_id: int) -> Decision | None:
+    """The last decision about a booking that was acted on.
+
+    A person's and the one it replaces may bear the same instant: what was overridden is older.
+    """
+    return session.scalars(
+        select(Decision)
+        .where(Decision.booking_id == booking_id, Decision.shadow.is_(False))
+        .order_by(
+            Decision.decided_at.desc(),
+            Decision.overridden_by.is_not(None),
+            Decision.seq.desc(),
+            Decision.id,
+        )
+        .limit(1)
+    ).one_or_none()
+
+
+def refusal(decision: Decision, booking: Booking | None, latest: Decision | None) -> Refusal | None:
+    """Why a decision cannot be overridden; None: it can. For the API and the dashboard alike."""
+    if decision.shadow:
+        return "shadow"
+    if booking is None or booking.status in OVER or booking.status == IN_PROGRESS:
+        return "over"
+    if decision.overridden_by is not None:
+        return "overridden"
+    return "later" if latest is not None and latest.id != decision.id else None
 
 
 def override(
@@ -30,19 +65,20 @@ def override(
     Args:
         dispatcher: Builds the fleet and the times.
         session: Writing; holds the booking's lock.
-        decision: The latest decision about the booking.
+        decision: That is to be replaced.
         booking: Its booking.
         driver_id: Of the same company, or None.
         reason_code: Why.
 
     Raises:
-        Problem: 409 if the patient is aboard, the booking is over, the decision is not the
-            latest, or the driver's queue is full; 422 if the vehicle cannot carry the patient.
+        Problem: 409 if the patient is aboard, the booking is over, the decision was not acted on
+            or is not the latest, or the driver's queue is full; 422 if the vehicle cannot carry
+            the patient.
     """
-    if booking.status in OVER or booking.status == IN_PROGRESS:
-        raise Problem(409, f"the booking is {booking.status}", field="path.decision_id")
-    if decision.overridden_by is not None:
-        raise Problem(409, "this decision was overridden before", field="path.decision_id")
+    latest = latest_decision(session, booking.id)
+    why = refusal(decision, booking, latest)
+    if why is not None:
+        raise _refused(why, booking, latest)
     _withdraw(session, booking)
     fleet = dispatcher.fleet(session, booking.company_id)
     now = dispatcher.now()
@@ -96,6 +132,20 @@ def override(
     }
     dispatcher.ledger.assign(session, fleet, booking, driver_id, made.id, job, now)
     return made
+
+
+def _refused(why: Refusal, booking: Booking, latest: Decision | None) -> Problem:
+    said = {
+        "shadow": "this decision was not acted on",
+        "over": f"the booking is {booking.status}",
+        "overridden": "this decision was overridden before",
+        "later": "a later decision about this booking exists",
+    }
+    field = "path.decision_id"
+    more = []
+    if latest is not None and why in ("overridden", "later"):
+        more = [(field, f"the latest is {latest.id}")]
+    return Problem(409, said[why], field=field, errors=more)
 
 
 def _withdraw(session: Session, booking: Booking) -> None:

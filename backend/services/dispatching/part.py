@@ -6,7 +6,7 @@ from typing import Final
 from extensions import Services, services
 from services.rl.errors import AtmrError, DataError
 
-from .desk import Champions, Desk
+from .desk import Desk
 from .dispatcher import Dispatcher
 
 PART: Final = "dispatcher"
@@ -30,12 +30,11 @@ class DispatcherPart:
             with self._lock:
                 if self._made is None:
                     at_work = self._at_work
-                    registry: object = at_work.registry
                     desk = Desk(
                         at_work.scenario,
                         at_work.database,
                         at_work.clock,
-                        registry if isinstance(registry, Champions) else None,
+                        at_work.registry,
                         budget_ms=at_work.config.budget_ms,
                         device=at_work.config.device,
                     )

@@ -55,7 +55,7 @@ class RegistryInMemory:
         self.get(version)
         self._move(company, version, who, why)
 
-    def rollback(self, who, why, company=None):
+    def rollback(self, who, why, company=None, *, champion=None):
         self._move(company, self.alias(company, "previous"), who, why)
 
     def history(self, company=None):

@@ -168,6 +168,28 @@ def test_a_person_overrides_and_both_decisions_stay_in_the_log(api):
     assert api("GET", f"bookings/{booking_id}").get_json()["status"] == "PENDING"
 
 
+@on_both
+def test_only_the_latest_decision_about_a_booking_can_be_overridden(api):
+    booking_id = booked(api, LATER)
+    first = api("POST", "dispatch", {"booking_id": booking_id}).get_json()
+    api.clock.advance(minutes=5)
+    second = api("POST", "dispatch", {"booking_id": booking_id}).get_json()
+    assert first["action"] == second["action"] == "defer"
+    before = rows(api, Decision, Assignment)
+    body = {"driver_id": 11, "reason_code": "other"}
+    late = api("POST", f"decisions/{first['decision_id']}/override", body)
+    assert is_problem(late, 409, "path.decision_id")
+    assert "a later decision" in late.get_json()["detail"]
+    assert second["decision_id"] in late.get_data(as_text=True)
+    assert rows(api, Decision, Assignment) == before
+    made = api("POST", f"decisions/{second['decision_id']}/override", body)
+    assert made.get_json()["driver_id"] == 11
+    # The one it replaced bears the same instant, and is not the latest either.
+    twice = api("POST", f"decisions/{second['decision_id']}/override", body)
+    assert is_problem(twice, 409, "path.decision_id")
+    assert made.get_json()["decision_id"] in twice.get_data(as_text=True)
+
+
 def test_an_override_cannot_break_what_is_physical(api):
     with api.services.database.writing() as work:
         work.get(Driver, 11).wheelchair_vehicle = True

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from config import Config
 from scripts.rl import deploy_agent
 from scripts.rl.command import exit_code
+from services.model_registry import open_registry
 from services.rl.policies.planner_values import planner_values
-from services.rl.serving.registry import FileRegistry
 from services.rl.simulation.scenarios import load_scenario
 from tests.rl.serving.models import SMALL, scattered_network
 
@@ -33,12 +34,19 @@ def deploy(*words):
 
 
 @pytest.fixture
+def registry(atmr_home):
+    """The registry of the home, as another process sees it."""
+    with open_registry(Config.from_environment()) as opened:
+        yield opened
+
+
+@pytest.fixture
 def exported(home):
     assert deploy("--days", "2", "--quiet", "--why", "first") == 0
     return home
 
 
-def test_without_arguments_the_best_checkpoint_becomes_candidate(home, capsys):
+def test_without_arguments_the_best_checkpoint_becomes_candidate(home, registry, capsys):
     assert deploy("--days", "2", "--json", str(home / "out.json")) == 0
     shown = capsys.readouterr().out
     result = json.loads((home / "out.json").read_text())
@@ -48,25 +56,35 @@ def test_without_arguments_the_best_checkpoint_becomes_candidate(home, capsys):
     assert result["status"]["aliases"] == {
         "champion": None, "candidate": version, "previous": None
     }  # fmt: skip
-    bundle = FileRegistry().get(version)
+    bundle = registry.get(version)
     assert bundle.manifest.metrics["score"] == 742.5
     assert bundle.manifest.code_commit == result["commit"]
     assert (home / "results" / "export" / f"{version}.md").is_file()
 
 
-def test_promote_and_roll_back(exported, capsys):
-    (first,) = FileRegistry().versions()
+def test_promote_and_roll_back(exported, registry, capsys):
+    (first,) = registry.versions()
     assert deploy("promote", "--who", "ana", "--why", "gate", "--gate-report", "g1") == 0
     assert f"champion   {first}" in capsys.readouterr().out
     assert deploy("rollback") == 2
     assert "no previous model" in capsys.readouterr().err
     assert deploy("--days", "2", "--quiet", "--budget-ms", "40") == 0
     assert deploy("promote", "--company", "7", "--quiet") == 0
-    registry = FileRegistry()
     assert registry.alias(7, "champion") != first == registry.alias(None, "champion")
     assert deploy("rollback", "--company", "7", "--quiet") == 0
     assert registry.alias(7, "champion") == first
     assert [e.who for e in registry.history() if e.alias == "champion"] == ["ana"]
+
+
+def test_a_registry_of_its_own_leaves_the_others_alone(home, registry, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'production.sqlite'}")
+    apart = home / "apart"
+    assert deploy("--days", "2", "--quiet", "--registry", str(apart)) == 0
+    assert deploy("promote", "--quiet", "--registry", str(apart)) == 0
+    assert registry.versions() == [] and not (home / "production.sqlite").exists()
+    own = Config.from_environment(ATMR_DATABASE_URL=f"sqlite:///{apart / 'atmr.sqlite'}")
+    with open_registry(own, home=apart) as found:
+        assert found.get(found.alias(None, "champion")).path.is_relative_to(apart)
 
 
 def test_a_registered_version_is_measured_again(exported, capsys):
@@ -74,21 +92,21 @@ def test_a_registered_version_is_measured_again(exported, capsys):
     assert "ms a decision" in capsys.readouterr().out
 
 
-def test_status_names_what_is_damaged(exported, capsys):
-    (version,) = FileRegistry().versions()
-    (FileRegistry().folder / version / "planner.json").write_text("{}")
+def test_status_names_what_is_damaged(exported, registry, capsys):
+    (version,) = registry.versions()
+    (registry.folders.folder / version / "planner.json").write_text("{}")
     assert deploy("status") == 0
     assert f"{version}  unusable:" in capsys.readouterr().out
     assert deploy("promote") == 2
     assert "SHA-256 differs" in capsys.readouterr().err
 
 
-def test_a_model_that_fails_its_check_is_not_registered(atmr_home, capsys):
+def test_a_model_that_fails_its_check_is_not_registered(atmr_home, registry, capsys):
     from services.rl.serving.bundle import write_bundle
 
     model = scattered_network(atmr_home / "m", wait_score=1e3)
     made = write_bundle(atmr_home / "b", "dqn_matching", SMALL, model=model)
-    version = FileRegistry().register(made.path, "ana", "by hand")
+    version = registry.register(made.path, "ana", "by hand")
     assert deploy("benchmark", version, "--days", "4", "--quiet") == 1
     assert "less than tuned matching" in capsys.readouterr().err
 

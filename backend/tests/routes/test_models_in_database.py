@@ -1,0 +1,100 @@
+"""Models over HTTP on the real registry: folders on disk, aliases and events in the database."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app import create_app
+from clock import FixedClock
+from config import Config
+from extensions import EXTENSION
+from migrations import upgrade
+from services.model_registry import SqlRegistry
+from tests.rl.serving.models import bundle_of
+
+from .conftest import GENEVA, NOW, Api, fill, is_problem, on_both
+
+WHY = {"why": "gate_passed"}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    return [bundle_of(kind, folder, GENEVA) for kind in ("planner", "matching")]
+
+
+@pytest.fixture
+def api(database_url, atmr_home):
+    clock = FixedClock(NOW)
+    app = create_app(
+        Config.from_environment(database_url=database_url), scenario=GENEVA, clock=clock
+    )
+    database = app.extensions[EXTENSION].database
+    upgrade(database.engine)
+    yield Api(app, app.test_client(), fill(database, clock), clock)
+    database.dispose()
+
+
+@pytest.fixture
+def two(api, bundles):
+    """Two versions that another process (a script's registry) has registered."""
+    elsewhere = SqlRegistry(api.services.database, api.clock)
+    return [elsewhere.register(bundle.path, "night", "first") for bundle in bundles]
+
+
+def champion(api, key="one"):
+    models = api("GET", "models", key=key).get_json()["models"]
+    return [model["version"] for model in models if "champion" in model["aliases"]]
+
+
+@on_both
+def test_one_company_promotes_and_rolls_back_and_the_other_does_not_notice(api, two):
+    first, second = two
+    assert api("POST", f"models/{first}/promote", WHY).status_code == 200
+    assert api("POST", f"models/{second}/promote", WHY | {"gate_report": "g"}).status_code == 200
+    assert (champion(api), champion(api, "two")) == ([second], [])
+    answer = api("POST", f"models/{second}/rollback", {"why": "complaints"}).get_json()
+    assert champion(api) == [first]
+    told = [
+        (e["alias"], e["who"], e["why"], e["from_version"], e["to_version"])
+        for e in answer["history"]
+    ]
+    assert ("champion", "one", "complaints", second, first) in told
+    other = api("GET", "models", key="two").get_json()["history"]
+    assert {e["who"] for e in other} == {"night"}  # the default's only
+
+
+def test_what_cannot_be_promoted(api, two):
+    _, second = two
+    assert is_problem(api("POST", f"models/{'0' * 12}/promote", WHY), 404, "path.version")
+    (api.services.registry.folders.folder / second / "matching.json").write_text("{}")
+    answer = api("POST", f"models/{second}/promote", WHY)
+    assert is_problem(answer, 409, "path.version")
+    assert str(api.services.registry.folders.folder) not in answer.get_data(as_text=True)
+    shown = api("GET", "models").get_json()["models"]
+    assert [model["version"] for model in shown if model["damaged"]] == [second]
+    assert champion(api) == []
+
+
+@on_both
+def test_clicks_at_the_same_moment_roll_back_once(api, two):
+    for version in two:
+        api("POST", f"models/{version}/promote", WHY)
+
+    def click(_):
+        client = Api(api.app, api.app.test_client(), api.keys, api.clock)
+        return client("POST", f"models/{two[1]}/rollback", WHY).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        codes = list(threads.map(click, range(4)))
+    assert sorted(codes) == [200, 409, 409, 409]
+    assert champion(api) == [two[0]]
+
+
+def test_a_database_without_tables_is_no_crash(database_url, atmr_home, tmp_path):
+    app = create_app(
+        Config.from_environment(database_url=f"sqlite:///{tmp_path / 'empty.sqlite'}"),
+        scenario=GENEVA,
+    )
+    assert app.test_client().get("/readyz").status_code == 503
+    app.extensions[EXTENSION].database.dispose()
