@@ -155,6 +155,8 @@ class Services:
         limits: Rate limits.
         scenario: The world that is dispatched in: travel, rules, weights.
         readiness: Checks of ``/readyz`` by name; each returns nothing or raises an AtmrError.
+        degraded: What ``/readyz`` tells beside, by name, of what is replaced by something lesser
+            (each returns a sentence, or nothing): requests are still answered.
         registry: Model versions; None: this app serves no models.
         parts: Whatever other rooms keep for themselves, by name (the dispatcher, a dashboard).
     """
@@ -166,6 +168,7 @@ class Services:
     limits: RateLimits
     scenario: Scenario
     readiness: dict[str, Callable[[], None]] = field(default_factory=dict)
+    degraded: dict[str, Callable[[], str | None]] = field(default_factory=dict)
     registry: "ModelRegistry | None" = None
     parts: dict[str, Any] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from access import Caller
 from extensions import services
 from models import Booking, BookingPin, Commitment, Decision, Driver
 from models.reasons import ReasonCode
-from services.dispatching.fates import Epoch, Fate
+from services.dispatching.fates import Epoch, Fate, NotOpenError
 from services.dispatching.overrides import override
 from services.dispatching.part import dispatcher
 from services.dispatching.suggestions import Suggestion, suggest
@@ -81,10 +81,7 @@ def dispatch_booking(caller: Caller, body: DispatchIn, once: Once) -> DecisionOu
     `assign` commits the driver. `defer` means that waiting is better: ask again at
     `decide_again_at`, or let the tick do it. A booking that has a driver is answered with that.
     """
-    with services().database.reading() as session:
-        once.look(session)
-        booking = own_booking(session, caller, body.booking_id, field="body.booking_id")
-        known = _already(session, booking)
+    known = _known(caller, body.booking_id, once)
     if known is not None:
         return known
     answers: list[DecisionOut] = []
@@ -93,9 +90,15 @@ def dispatch_booking(caller: Caller, body: DispatchIn, once: Once) -> DecisionOu
         answers.extend(_shown(fate) for fate in epoch.fates)
         once.keep(session, 200, answers[0].model_dump(mode="json"))
 
-    epoch = dispatcher().dispatch(
-        caller.company_id, only=[body.booking_id], before=once.claim, after=after
-    )
+    try:
+        epoch = dispatcher().dispatch(
+            caller.company_id, only=[body.booking_id], before=once.claim, after=after
+        )
+    except NotOpenError:  # another request was faster, perhaps: then its answer is the answer
+        known = _known(caller, body.booking_id, once)
+        if known is None:
+            raise
+        return known
     _count(epoch)
     return answers[0]
 
@@ -307,6 +310,19 @@ def _shown(fate: Fate) -> DecisionOut:
         propensity=routed.propensity,
         latency_ms=round(routed.latency_ms, 3),
     )
+
+
+def _known(caller: Caller, booking_id: int, once: Once) -> DecisionOut | None:
+    """The answer for a booking that was dispatched before; None if it is open.
+
+    Raises:
+        AlreadyAnswered: If this very request was carried out before.
+        Problem: 404 if there is no such booking, 409 if it is over.
+    """
+    with services().database.reading() as session:
+        once.look(session)
+        booking = own_booking(session, caller, booking_id, field="body.booking_id")
+        return _already(session, booking)
 
 
 def _already(session: Session, booking: Booking) -> DecisionOut | None:

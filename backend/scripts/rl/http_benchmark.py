@@ -1,7 +1,8 @@
 """POST /dispatch over HTTP at a constant rate: latency, errors, who decided, memory, start.
 
 The app runs under gunicorn as deployed, on the loopback, with a fresh database: SQLite, a
-PostgreSQL that is started for the run, or one that is named. Companies have 10 drivers and about 20 open
+PostgreSQL that is started for the run, or one that is named. Companies have 10 drivers and about 20
+open
 bookings each; the learned arm decides. Requests leave by the clock (open loop); a request's time
 counts from the moment it was meant to leave. What keeps the world as it is (a new booking for each
 that got a driver, the outcome of each job) goes through the API too, in addition to the rate, and
