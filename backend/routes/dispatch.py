@@ -3,11 +3,12 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
+from sqlalchemy import and_, bindparam, select
 from sqlalchemy.orm import Session
 
 from access import Caller
 from extensions import services
-from models import Booking, BookingPin, Commitment, Decision, Driver
+from models import Booking, BookingPin, Commitment, Decision, Driver, IdempotencyRecord
 from models.reasons import ReasonCode
 from services.dispatching.fates import Epoch, Fate, NotOpenError
 from services.dispatching.overrides import override
@@ -25,6 +26,23 @@ dispatch = ApiBlueprint("dispatch", tag="Dispatch")
 
 Action = Literal["assign", "defer"]
 _MOST = 500
+_GLANCE = (
+    select(
+        Booking.status,
+        Commitment.booking_id.label("taken"),
+        IdempotencyRecord.key,
+    )
+    .outerjoin(Commitment, Commitment.booking_id == Booking.id)
+    .outerjoin(
+        IdempotencyRecord,
+        and_(
+            IdempotencyRecord.company_id == Booking.company_id,
+            IdempotencyRecord.key == bindparam("at"),
+        ),
+    )
+    .where(Booking.id == bindparam("booking"), Booking.company_id == bindparam("company"))
+)
+"""Whether a request is new, for an open booking of the caller's, in one look."""
 
 
 class DispatchIn(Body):
@@ -320,6 +338,10 @@ def _known(caller: Caller, booking_id: int, once: Once) -> DecisionOut | None:
         Problem: 404 if there is no such booking, 409 if it is over.
     """
     with services().database.reading() as session:
+        asked = {"booking": booking_id, "company": caller.company_id, "at": once.key or ""}
+        row = session.connection().execute(_GLANCE, asked).one_or_none()
+        if row is not None and row.status == PENDING and row.taken is None and row.key is None:
+            return None  # most of the time, and the end of it
         once.look(session)
         booking = own_booking(session, caller, booking_id, field="body.booking_id")
         return _already(session, booking)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Commitment, Decision, FleetSnapshot
@@ -29,6 +29,26 @@ from .fates import ConflictError, Epoch, Fate
 from .fleet import Fleet, earliest_pickups, km_between, may_serve
 from .precedence import Preceding
 from .schedule import Planned, Schedule
+
+# Built once, and written as plain rows: they run at every decision.
+_INSERT_SNAPSHOT = insert(FleetSnapshot.__table__).returning(FleetSnapshot.id)  # type: ignore[arg-type]
+_INSERT_DECISION = insert(Decision.__table__)  # type: ignore[arg-type]
+_INSERT_ASSIGNMENT = insert(Assignment.__table__).returning(Assignment.id)  # type: ignore[arg-type]
+_INSERT_COMMITMENT = insert(Commitment.__table__)  # type: ignore[arg-type]
+_SET_STATUS = (
+    update(Booking.__table__)  # type: ignore[arg-type]
+    .where(Booking.id == bindparam("booking"))
+    .values(status=bindparam("now"))
+)
+_STILL_OPEN = (
+    select(Booking.id)
+    .where(Booking.id.in_(bindparam("bookings", expanding=True)), Booking.status == PENDING)
+    .order_by(Booking.id)
+    .with_for_update()
+)
+_JOBS_OF = select(
+    Commitment.driver_id, Commitment.booking_id, Commitment.order_no, Commitment.state
+).where(Commitment.driver_id.in_(bindparam("drivers", expanding=True)))
 
 Limit = tuple[datetime | None, bool]
 """Until when a booking must be decided (None: too late, or nobody fits), and whether some vehicle
@@ -79,15 +99,16 @@ class Ledger:
             [(int(r.booking_id), int(r.driver_id)) for r in assigned if r.driver_id is not None]
             + [(one.booking.id, one.driver_id) for one in due],
         )
-        snapshot = self._snapshot(session, company_id, fleet, at)
+        snapshot_id = self._snapshot(session, company_id, fleet, at)
         schedule = Schedule(fleet, self._tables)
         plan_hash = _hash(decided.plan)
         again = fleet.day.instant(fleet.state.now_min + self._scenario.rules.epoch_min)
         limits = self.limits(fleet)
         places = _Places(fleet)
         fates: list[Fate] = []
+        decisions: list[dict[str, Any]] = []
         for one in preceding:
-            fates.append(self._precede(session, fleet, snapshot, len(fates), one, places, at))
+            fates.append(self._precede(session, fleet, snapshot_id, len(fates), one, places, at))
         for seq, routed in enumerate([*decided.decisions, *decided.shadow], start=len(fates)):
             row = row_of_booking[routed.booking_id]
             booking = fleet.bookings[row]
@@ -98,31 +119,31 @@ class Ledger:
                 job = schedule.planned(driver_row, row)
             latest, serviceable = limits[row]
             assigns = driver_row is not None
-            session.add(
-                Decision(
-                    id=decision_id,
-                    snapshot_id=snapshot.id,
-                    seq=seq,
-                    company_id=company_id,
-                    booking_id=booking.id,
-                    driver_id=None if routed.driver_id is None else int(routed.driver_id),
-                    action="assign" if assigns else "defer",
-                    k=routed.k,
-                    propensity=routed.propensity,
-                    arm=routed.arm,
-                    unit=routed.unit,
-                    model=routed.model or None,
-                    layout=LAYOUT_VERSION,
-                    score=_finite(routed.decision.score),
-                    features=_features(routed, job),
-                    latency_ms=routed.latency_ms,
-                    fallback_reason=routed.fallback_reason,
-                    plan_hash=plan_hash,
-                    decided_at=at,
-                    decide_again_at=None if assigns else again,
-                    must_decide_by=latest,
-                    shadow=routed.shadow,
-                )
+            decisions.append(
+                {
+                    "id": decision_id,
+                    "snapshot_id": snapshot_id,
+                    "seq": seq,
+                    "company_id": company_id,
+                    "booking_id": booking.id,
+                    "driver_id": None if routed.driver_id is None else int(routed.driver_id),
+                    "action": "assign" if assigns else "defer",
+                    "k": routed.k,
+                    "propensity": routed.propensity,
+                    "arm": routed.arm,
+                    "unit": routed.unit,
+                    "model": routed.model or None,
+                    "layout": LAYOUT_VERSION,
+                    "score": _finite(routed.decision.score),
+                    "features": _features(routed, job),
+                    "latency_ms": routed.latency_ms,
+                    "fallback_reason": routed.fallback_reason,
+                    "plan_hash": plan_hash,
+                    "decided_at": at,
+                    "decide_again_at": None if assigns else again,
+                    "must_decide_by": latest,
+                    "shadow": routed.shadow,
+                }
             )
             if routed.shadow:
                 continue
@@ -137,8 +158,8 @@ class Ledger:
                 Fate(
                     decision_id=decision_id,
                     booking_id=booking.id,
-                    driver_id=None if assignment is None else assignment.driver_id,
-                    assignment_id=None if assignment is None else assignment.id,
+                    driver_id=None if driver_row is None else fleet.drivers[driver_row].id,
+                    assignment_id=assignment,
                     routed=routed,
                     planned=job,
                     planned_pickup_at=None if job is None else fleet.day.instant(job.pickup_min),
@@ -148,7 +169,9 @@ class Ledger:
                     serviceable=serviceable,
                 )
             )
-        return Epoch(company_id, at, tuple(fates), snapshot.id)
+        if decisions:
+            session.connection().execute(_INSERT_DECISION, decisions)
+        return Epoch(company_id, at, tuple(fates), snapshot_id)
 
     def _check_unchanged(
         self, session: Session, fleet: Fleet, assigned: Sequence[tuple[int, int]]
@@ -161,21 +184,13 @@ class Ledger:
         if not assigned:
             return
         bookings = sorted(booking for booking, _ in assigned)
-        open_ = session.scalars(
-            select(Booking.id)
-            .where(Booking.id.in_(bookings), Booking.status == PENDING)
-            .order_by(Booking.id)
-            .with_for_update()
-        ).all()
+        connection = session.connection()
+        open_ = connection.execute(_STILL_OPEN, {"bookings": bookings}).scalars().all()
         if list(open_) != bookings:
             raise ConflictError
         drivers = {driver for _, driver in assigned}
         now: dict[int, set[tuple[int, int, str]]] = {driver: set() for driver in drivers}
-        for row in session.execute(
-            select(
-                Commitment.driver_id, Commitment.booking_id, Commitment.order_no, Commitment.state
-            ).where(Commitment.driver_id.in_(drivers))
-        ):
+        for row in connection.execute(_JOBS_OF, {"drivers": sorted(drivers)}):
             now[row.driver_id].add((row.booking_id, row.order_no, row.state))
         for driver in drivers:
             before = {(c.booking_id, c.order_no, c.state) for c in fleet.commitments[driver]}
@@ -186,40 +201,39 @@ class Ledger:
         self,
         session: Session,
         fleet: Fleet,
-        booking: Booking,
+        booking: Any,
         driver_id: int,
         places: "_Places",
         decision_id: str,
         job: Planned,
         at: datetime,
-    ) -> Assignment:
-        assignment = Assignment(
-            booking_id=booking.id, driver_id=driver_id, assigned_at=at, status=ASSIGNED
-        )
-        session.add(assignment)
-        own = session.get(Booking, booking.id)
-        assert own is not None
-        own.status = ASSIGNED
-        session.flush()
+    ) -> int:
+        write = session.connection().execute
+        taken = {
+            "booking_id": booking.id, "driver_id": driver_id, "assigned_at": at,
+            "status": ASSIGNED,
+        }  # fmt: skip
+        assignment_id = int(write(_INSERT_ASSIGNMENT, taken).scalar_one())
+        write(_SET_STATUS, {"booking": booking.id, "now": ASSIGNED})
         slot, order_no = places.next(driver_id)
-        session.add(
-            Commitment(
-                booking_id=booking.id,
-                company_id=booking.company_id,
-                driver_id=driver_id,
-                assignment_id=assignment.id,
-                slot=slot,
-                order_no=order_no,
-                decision_id=decision_id,
-                planned_depart_at=fleet.day.instant(job.depart_min),
-                planned_pickup_at=fleet.day.instant(job.pickup_min),
-                planned_dropoff_at=fleet.day.instant(job.dropoff_min),
-                state="queued",
-                created_at=at,
-            )
+        write(
+            _INSERT_COMMITMENT,
+            {
+                "booking_id": booking.id,
+                "company_id": booking.company_id,
+                "driver_id": driver_id,
+                "assignment_id": assignment_id,
+                "slot": slot,
+                "order_no": order_no,
+                "decision_id": decision_id,
+                "planned_depart_at": fleet.day.instant(job.depart_min),
+                "planned_pickup_at": fleet.day.instant(job.pickup_min),
+                "planned_dropoff_at": fleet.day.instant(job.dropoff_min),
+                "state": "queued",
+                "created_at": at,
+            },
         )
-        session.flush()
-        return assignment
+        return assignment_id
 
     def assign(
         self,
@@ -230,17 +244,20 @@ class Ledger:
         decision_id: str,
         job: Planned,
         at: datetime,
-    ) -> Assignment:
-        """Commit a booking to a driver behind what the driver has."""
-        return self._assign(
+    ) -> int:
+        """Commit a booking to a driver behind what the driver has; the assignment's id."""
+        session.flush()
+        assignment_id = self._assign(
             session, fleet, booking, driver_id, _Places(fleet), decision_id, job, at
         )
+        session.refresh(booking)
+        return assignment_id
 
     def _precede(
         self,
         session: Session,
         fleet: Fleet,
-        snapshot: FleetSnapshot,
+        snapshot_id: int,
         seq: int,
         one: Preceding,
         places: "_Places",
@@ -262,28 +279,28 @@ class Ledger:
             latency_ms=0.0,
             decision=PolicyDecision(-1, None),
         )
-        session.add(
-            Decision(
-                id=decision_id,
-                snapshot_id=snapshot.id,
-                seq=seq,
-                company_id=snapshot.company_id,
-                booking_id=one.booking.id,
-                driver_id=one.driver_id if one.due else None,
-                action="assign" if one.due else "defer",
-                arm=arm,
-                unit=unit,
-                layout=LAYOUT_VERSION,
-                features=_features(routed, one.job),
-                latency_ms=0.0,
-                decided_at=at,
-                decide_again_at=None if one.due else again,
-                source="human" if one.by == "human" else "policy",
-            )
+        session.connection().execute(
+            _INSERT_DECISION,
+            {
+                "id": decision_id,
+                "snapshot_id": snapshot_id,
+                "seq": seq,
+                "company_id": one.booking.company_id,
+                "booking_id": one.booking.id,
+                "driver_id": one.driver_id if one.due else None,
+                "action": "assign" if one.due else "defer",
+                "arm": arm,
+                "unit": unit,
+                "layout": LAYOUT_VERSION,
+                "features": _features(routed, one.job),
+                "latency_ms": 0.0,
+                "decided_at": at,
+                "decide_again_at": None if one.due else again,
+                "source": "human" if one.by == "human" else "policy",
+            },
         )
         assignment = None
         if one.due:
-            session.flush()
             assignment = self._assign(
                 session, fleet, one.booking, one.driver_id, places, decision_id, one.job, at
             )
@@ -291,7 +308,7 @@ class Ledger:
             decision_id=decision_id,
             booking_id=one.booking.id,
             driver_id=one.driver_id if one.due else None,
-            assignment_id=None if assignment is None else assignment.id,
+            assignment_id=assignment,
             routed=routed,
             planned=one.job if one.due else None,
             planned_pickup_at=fleet.day.instant(one.job.pickup_min) if one.due else None,
@@ -301,25 +318,21 @@ class Ledger:
             serviceable=True,
         )
 
-    def _snapshot(
-        self, session: Session, company_id: int, fleet: Fleet, at: datetime
-    ) -> FleetSnapshot:
+    def _snapshot(self, session: Session, company_id: int, fleet: Fleet, at: datetime) -> int:
         state = fleet.state
-        row = FleetSnapshot(
-            company_id=company_id,
-            epoch_at=at,
-            now_min=state.now_min,
-            day=fleet.day.date,
-            scenario_hash=state.scenario_hash,
-            layout=LAYOUT_VERSION,
-            schema=STATE_SCHEMA,
-            num_drivers=len(state.driver_ids),
-            num_bookings=len(state.booking_ids),
-            payload=zlib.compress(state.to_json().encode()),
-        )
-        session.add(row)
-        session.flush()
-        return row
+        row = {
+            "company_id": company_id,
+            "epoch_at": at,
+            "now_min": state.now_min,
+            "day": fleet.day.date,
+            "scenario_hash": state.scenario_hash,
+            "layout": LAYOUT_VERSION,
+            "schema": STATE_SCHEMA,
+            "num_drivers": len(state.driver_ids),
+            "num_bookings": len(state.booking_ids),
+            "payload": zlib.compress(state.to_json().encode()),
+        }
+        return int(session.connection().execute(_INSERT_SNAPSHOT, row).scalar_one())
 
     def limits(self, fleet: Fleet) -> list[Limit]:
         """For each booking: until when it must be decided, and whether some vehicle fits."""
