@@ -24,7 +24,7 @@ from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
 
 _INTO_THE_DAY_H: Final = 2
-LEAD_MIN: Final = (5.0, 60.0)
+LEAD_MIN: Final = (30.0, 120.0)
 """Bookings are promised so long after they are made."""
 
 

@@ -32,7 +32,7 @@ from extensions import Database
 from scripts.rl.busy_companies import Company, draw_promise, draw_trip, fill, zone_of_day
 from scripts.rl.command import command_parser, positive_float, positive_int, provenance, write_json
 from scripts.rl.open_loop import Connections, Timed, at_rate
-from scripts.rl.served_app import ServedApp, has_torch, resident_mb
+from scripts.rl.served_app import ServedApp, has_torch, processor_s, resident_mb
 from services.rl import paths
 from services.rl.errors import UsageError
 from services.rl.serving.bundle import MATCHING, NETWORK, PLANNER, write_bundle
@@ -66,6 +66,7 @@ class World:
         self.companies = companies
         self.beside = Counter[str]()  # requests beside the rate, by what and status
         self.assigned = self.deferred = 0
+        self.server_cpu_s = 0.0
         self._connections = connections
         self._job_s = job_s
         self._random = np.random.default_rng(seed)
@@ -149,13 +150,20 @@ async def load(
     try:
         await at_rate(arguments.rate, arguments.warm_up, world.ask)
         world.assigned = world.deferred = 0
+        world.beside.clear()
+        before = _processor_s(server)
         shift = round(arguments.rate * arguments.warm_up)
         timed = await at_rate(arguments.rate, arguments.seconds, lambda i: world.ask(i + shift))
+        world.server_cpu_s = _processor_s(server) - before
     finally:
         gc.enable()
         await world.end()
         connections.close()
     return timed, world
+
+
+def _processor_s(server: ServedApp) -> float:
+    return sum(processor_s(pid) for pid in [server.pid, *server.workers()])
 
 
 def counted(server: ServedApp) -> dict[str, dict[str, float]]:
@@ -184,6 +192,9 @@ def summary(timed: Timed, world: World) -> dict[str, Any]:
         "ms": {f"p{p:g}": round(float(np.percentile(took, p)), 2) for p in _PERCENTILES}
         | {"max": round(float(took.max()), 2), "mean": round(float(took.mean()), 2)},
         "slowest": [[round(timed.due_s[i], 2), round(float(took[i]), 1)] for i in slowest],
+        "server_cpu_ms": round(
+            1e3 * world.server_cpu_s / (len(took) + sum(world.beside.values())), 2
+        ),
         "assigned": world.assigned,
         "deferred": world.deferred,
         "beside": dict(world.beside),
@@ -304,6 +315,7 @@ def table(found: dict[str, Any]) -> str:
         ("load", f"{found['rate_per_s']:g} requests/s for {found['seconds']:g} s, open loop"),
         ("p50 / p95 / p99 / p99.9 / max, ms",
          f"{ms['p50']} / {ms['p95']} / {ms['p99']} / {ms['p99.9']} / {ms['max']}"),
+        ("server's processor time per request, ms", found["server_cpu_ms"]),
         ("errors", json.dumps(errors) if errors else f"none of {found['requests']}"),
         ("assigned / deferred", f"{found['assigned']} / {found['deferred']}"),
         ("decided by", _listed(found["decisions"])),

@@ -171,6 +171,12 @@ def resident_mb(pid: int) -> float:
     raise DataError(f"process {pid} tells no VmRSS")
 
 
+def processor_s(pid: int) -> float:
+    """Processor time that a process has taken, seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def has_torch(pid: int) -> bool:
     """Whether Torch's libraries are mapped in a process."""
     return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
