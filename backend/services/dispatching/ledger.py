@@ -22,13 +22,14 @@ from services.rl.experiments.routed import Routed
 from services.rl.policies.base import Decision as PolicyDecision
 from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.scenarios import Scenario
-from services.rl.simulation.travel import TravelTables, depart_min
+from services.rl.simulation.travel import TravelTables
 from services.rl.simulation.types import STATE_SCHEMA
 
 from .fates import ConflictError, Epoch, Fate
-from .fleet import Fleet, earliest_pickups, km_between, may_serve
+from .fleet import Fleet
 from .precedence import Preceding
 from .schedule import Planned, Schedule
+from .situation import latest_departures
 
 # Built once, and written as plain rows: they run at every decision.
 _INSERT_SNAPSHOT = insert(FleetSnapshot.__table__).returning(FleetSnapshot.id)  # type: ignore[arg-type]
@@ -336,28 +337,11 @@ class Ledger:
 
     def limits(self, fleet: Fleet) -> list[Limit]:
         """For each booking: until when it must be decided, and whether some vehicle fits."""
-        state = fleet.state
-        rows, drivers = state.bookings, state.drivers
-        fits = may_serve(rows, drivers, self._scenario)
-        at = np.where(fits, earliest_pickups(rows, drivers, state.now_min, self._tables), np.inf)
-        found: list[Limit] = []
-        for b in range(len(rows)):
-            in_time = np.flatnonzero(at[:, b] <= rows["window_end_min"][b])
-            latest = None
-            if len(in_time):
-                latest = fleet.day.instant(max(self._latest(fleet, int(d), b) for d in in_time))
-            found.append((latest, bool(fits[:, b].any())))
-        return found
-
-    def _latest(self, fleet: Fleet, driver: int, booking: int) -> float:
-        d: Any = fleet.state.drivers[driver]
-        b: Any = fleet.state.bookings[booking]
-        km = km_between(
-            self._tables,
-            (float(d["lat"]), float(d["lon"])),
-            (float(b["pickup_lat"]), float(b["pickup_lon"])),
-        )
-        return float(depart_min(self._tables, float(b["window_end_min"]), km, 0, 0))
+        latest, fits = latest_departures(fleet, self._scenario, self._tables)
+        return [
+            (fleet.day.instant(float(minute)) if np.isfinite(minute) else None, bool(fit))
+            for minute, fit in zip(latest, fits, strict=True)
+        ]
 
 
 def _arm_of(session: Session, booking_id: int) -> tuple[str, str]:
