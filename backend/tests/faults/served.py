@@ -101,8 +101,8 @@ def planner(folder: Path, moves: int) -> Bundle:
 class Callers:
     """Threads that ask for all bookings of some companies; each asks until it is answered.
 
-    Every booking is asked for twice, under a key of each time. A retry takes the key of the
-    request that it repeats, and comes when the answer says so.
+    Every booking is asked for twice at about the same time, under two keys. A retry takes the key
+    of the request that it repeats, and comes soon.
 
     Args:
         site: The server.
@@ -119,9 +119,9 @@ class Callers:
         self._site = site
         self._work = [
             (company, booking, f"c{company}-b{booking}-{turn}")
-            for turn in range(2)
             for company in companies
             for booking in site.companies[company].open
+            for turn in range(2)
         ]
         self.asked = len(self._work)
         self._give_up_at = time.monotonic() + give_up_s
