@@ -45,6 +45,7 @@ class Database:
         self._timeout_s = timeout_s
         self._engine: Engine | None = None
         self._pid = 0
+        self._variants: dict[tuple[str, ...], tuple[Engine, Engine]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -70,17 +71,25 @@ class Database:
         """A session on one consistent state, however many tables it reads; nothing is kept."""
         bind = self.engine
         if not self.on_sqlite:  # where a transaction reads one state in any case
-            bind = bind.execution_options(isolation_level="REPEATABLE READ")
+            bind = self._variant(bind, isolation_level="REPEATABLE READ")
         with Session(bind, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session that is committed at the end, or rolled back whole if anything is raised."""
-        bind = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+        bind = self._variant(self.engine, **{_BEGIN: "BEGIN IMMEDIATE"})
         with Session(bind, expire_on_commit=False) as session, session.begin():
             session.connection()  # begins now, not at the first statement
             yield session
+
+    def _variant(self, engine: Engine, **options: str) -> Engine:
+        """The engine with execution options; made once for each engine."""
+        known, made = self._variants.get(tuple(options), (None, engine))
+        if known is not engine:
+            made = engine.execution_options(**options)
+            self._variants[tuple(options)] = (engine, made)
+        return made
 
     def check(self) -> None:
         """Ask the database for one row.
@@ -100,6 +109,7 @@ class Database:
             if self._engine is not None and self._pid == os.getpid():
                 self._engine.dispose()
             self._engine = None
+            self._variants.clear()
 
 
 def make_engine(url: URL, *, timeout_s: float = 5.0) -> Engine:
@@ -155,6 +165,8 @@ class Services:
         limits: Rate limits.
         scenario: The world that is dispatched in: travel, rules, weights.
         readiness: Checks of ``/readyz`` by name; each returns nothing or raises an AtmrError.
+        degraded: What ``/readyz`` tells beside, by name, of what is replaced by something lesser
+            (each returns a sentence, or nothing): requests are still answered.
         registry: Model versions; None: this app serves no models.
         parts: Whatever other rooms keep for themselves, by name (the dispatcher, a dashboard).
     """
@@ -166,6 +178,7 @@ class Services:
     limits: RateLimits
     scenario: Scenario
     readiness: dict[str, Callable[[], None]] = field(default_factory=dict)
+    degraded: dict[str, Callable[[], str | None]] = field(default_factory=dict)
     registry: "Registry | None" = None
     parts: dict[str, Any] = field(default_factory=dict)
 

@@ -5,6 +5,7 @@ gone limits nobody: bookings must go on being dispatched.
 """
 
 import logging
+import re
 import threading
 import time
 from typing import Protocol
@@ -70,7 +71,8 @@ class RateLimits:
         self._items = parse_many(config.rate_limit)
         self._failed_items = parse_many(FAILED_KEYS)
         url = config.redis_url
-        self._url = None if url is None else url.get_secret_value()
+        # The library knows sockets by another name than redis-py, whose URLs the settings take.
+        self._url = None if url is None else re.sub("^unix:", "redis+unix:", url.get_secret_value())
         self._metrics = metrics
         self._limiter: _Limiter | None = None
         self._down_until_s = 0.0

@@ -3,13 +3,14 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
+from sqlalchemy import and_, bindparam, select
 from sqlalchemy.orm import Session
 
 from access import Caller
 from extensions import services
-from models import Booking, BookingPin, Commitment, Decision, Driver
+from models import Booking, BookingPin, Commitment, Decision, Driver, IdempotencyRecord
 from models.reasons import ReasonCode
-from services.dispatching.fates import Epoch, Fate
+from services.dispatching.fates import Epoch, Fate, NotOpenError
 from services.dispatching.overrides import override
 from services.dispatching.part import dispatcher
 from services.dispatching.suggestions import Suggestion, suggest
@@ -25,6 +26,23 @@ from .statuses import OVER, PENDING
 dispatch = ApiBlueprint("dispatch", tag="Dispatch")
 
 _MOST = 500
+_GLANCE = (
+    select(
+        Booking.status,
+        Commitment.booking_id.label("taken"),
+        IdempotencyRecord.key,
+    )
+    .outerjoin(Commitment, Commitment.booking_id == Booking.id)
+    .outerjoin(
+        IdempotencyRecord,
+        and_(
+            IdempotencyRecord.company_id == Booking.company_id,
+            IdempotencyRecord.key == bindparam("at"),
+        ),
+    )
+    .where(Booking.id == bindparam("booking"), Booking.company_id == bindparam("company"))
+)
+"""Whether a request is new, for an open booking of the caller's, in one look."""
 
 
 class DispatchIn(Body):
@@ -60,10 +78,7 @@ def dispatch_booking(caller: Caller, body: DispatchIn, once: Once) -> DecisionOu
     `assign` commits the driver. `defer` means that waiting is better: ask again at
     `decide_again_at`, or let the tick do it. A booking that has a driver is answered with that.
     """
-    with services().database.reading() as session:
-        once.look(session)
-        booking = own_booking(session, caller, body.booking_id, field="body.booking_id")
-        known = _already(session, booking)
+    known = _known(caller, body.booking_id, once)
     if known is not None:
         return known
     answers: list[DecisionOut] = []
@@ -72,9 +87,15 @@ def dispatch_booking(caller: Caller, body: DispatchIn, once: Once) -> DecisionOu
         answers.extend(_shown(fate) for fate in epoch.fates)
         once.keep(session, 200, answers[0].model_dump(mode="json"))
 
-    epoch = dispatcher().dispatch(
-        caller.company_id, only=[body.booking_id], before=once.claim, after=after
-    )
+    try:
+        epoch = dispatcher().dispatch(
+            caller.company_id, only=[body.booking_id], before=once.claim, after=after
+        )
+    except NotOpenError:  # another request was faster, perhaps: then its answer is the answer
+        known = _known(caller, body.booking_id, once)
+        if known is None:
+            raise
+        return known
     _count(epoch)
     return answers[0]
 
@@ -264,6 +285,23 @@ def _shown(fate: Fate) -> DecisionOut:
     return DecisionOut(
         decision_id=fate.decision_id, assignment_id=fate.assignment_id, **shown(fate)
     )
+
+
+def _known(caller: Caller, booking_id: int, once: Once) -> DecisionOut | None:
+    """The answer for a booking that was dispatched before; None if it is open.
+
+    Raises:
+        AlreadyAnswered: If this very request was carried out before.
+        Problem: 404 if there is no such booking, 409 if it is over.
+    """
+    with services().database.reading() as session:
+        asked = {"booking": booking_id, "company": caller.company_id, "at": once.key or ""}
+        row = session.connection().execute(_GLANCE, asked).one_or_none()
+        if row is not None and row.status == PENDING and row.taken is None and row.key is None:
+            return None  # most of the time, and the end of it
+        once.look(session)
+        booking = own_booking(session, caller, booking_id, field="body.booking_id")
+        return _already(session, booking)
 
 
 def _already(session: Session, booking: Booking) -> DecisionOut | None:

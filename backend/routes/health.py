@@ -24,6 +24,10 @@ class Ready(Answer):
     ready: bool
     checks: list[str]
     problems: dict[str, str] = Field(description="what keeps it from being ready")
+    degraded: dict[str, str] = Field(
+        description="what something lesser stands in for, in the process that answers: a model "
+        "that cannot be loaded (the heuristic decides)"
+    )
 
 
 @health.operation("GET", "/healthz", scope=None, answer=Alive)
@@ -41,7 +45,13 @@ def readyz() -> Reply:
             check()
         except AtmrError as error:
             problems[name] = str(error)
-    answer = Ready(ready=not problems, checks=list(services().readiness), problems=problems)
+    degraded = {name: told for name, tell in services().degraded.items() if (told := tell())}
+    answer = Ready(
+        ready=not problems,
+        checks=list(services().readiness),
+        problems=problems,
+        degraded=degraded,
+    )
     return Reply(answer, 503 if problems else 200)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import HTTPException
 
+from services.dispatching.fates import BusyError
 from services.rl.errors import AtmrError
 
 CONTENT_TYPE = "application/problem+json"
@@ -112,6 +113,8 @@ def from_exception(error: Exception) -> Problem:
         return error
     if isinstance(error, HTTPException):
         return _from_http(error)
+    if isinstance(error, BusyError):
+        return Problem(503, str(error), headers={"Retry-After": "1"})
     if isinstance(error, AtmrError):
         return Problem(422, str(error))
     if isinstance(error, SQLAlchemyError):

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 START_TIMEOUT_S = 60
 _NAMES = ("initdb", "postgres", "pg_ctl")
@@ -39,50 +40,92 @@ def find_binaries() -> Path | None:
 
 
 @contextmanager
-def running_server(binaries: Path) -> Iterator[str]:
+def running_server(binaries: Path, *, durable: bool = False) -> Iterator[str]:
     """Start a server on a Unix socket in a temporary folder; yield its psycopg URL.
 
     Stopped, and its folder removed, when the context ends.
     """
-    # A short path: a socket's name may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="atmr-pg-"))
-    process = None
-    try:
-        user = _user(folder)
-        binaries = _reachable(binaries, folder, user)
-        data, log = folder / "data", folder / "log"
-        environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
-        subprocess.run(
-            [
-                str(binaries / "initdb"),
-                *("-D", str(data), "-U", "atmr", "-A", "trust", "-E", "UTF8", "--no-sync"),
-            ],
-            check=True,
-            capture_output=True,
-            user=user,
-            cwd=folder,
-            env=environment,
-            timeout=START_TIMEOUT_S,
-        )
-        with log.open("wb") as output:
-            process = subprocess.Popen(
+    with PostgresServer(binaries, durable=durable) as server:
+        yield server.url
+
+
+class PostgresServer:
+    """A server on a Unix socket in a temporary folder, which can be stopped and started; a context.
+
+    Args:
+        binaries: See `find_binaries`.
+        durable: Whether commits wait for the disk, as in production.
+
+    Attributes:
+        url: For psycopg.
+    """
+
+    def __init__(self, binaries: Path, *, durable: bool = False) -> None:
+        # A short path: a socket's name may have 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="atmr-pg-"))
+        self._binaries = binaries
+        self._durable = durable
+        self._user: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql+psycopg://atmr@/postgres?host={self._folder}"
+
+    def __enter__(self) -> Self:
+        """Make the cluster and start it."""
+        try:
+            self._user = _user(self._folder)
+            self._binaries = _reachable(self._binaries, self._folder, self._user)
+            subprocess.run(
                 [
-                    str(binaries / "postgres"),
-                    *("-D", str(data), "-k", str(folder), "-c", "listen_addresses="),
-                    *("-c", "fsync=off", "-c", "max_connections=40", "-c", "shared_buffers=32MB"),
+                    str(self._binaries / "initdb"),
+                    *("-D", str(self._folder / "data"), "-U", "atmr", "-A", "trust"),
+                    *("-E", "UTF8", "--no-sync"),
+                ],
+                check=True,
+                capture_output=True,
+                user=self._user,
+                cwd=self._folder,
+                env=_environment(),
+                timeout=START_TIMEOUT_S,
+            )
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it and remove its folder."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the server on what its folder holds; returns when it answers."""
+        log = self._folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    str(self._binaries / "postgres"),
+                    *("-D", str(self._folder / "data"), "-k", str(self._folder)),
+                    *("-c", "listen_addresses=", "-c", f"fsync={'on' if self._durable else 'off'}"),
+                    *("-c", "max_connections=40", "-c", "shared_buffers=32MB"),
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                user=user,
-                cwd=folder,
-                env=environment,
+                user=self._user,
+                cwd=self._folder,
+                env=_environment(),
             )
-        _await_ready(process, folder, log)
-        yield f"postgresql+psycopg://atmr@/postgres?host={folder}"
-    finally:
-        if process is not None:
-            _stop(process)
-        shutil.rmtree(folder, ignore_errors=True)
+        _await_ready(self._process, self._folder, log)
+
+    def stop(self) -> None:
+        """Fast shutdown: connections are cut, transactions under way are rolled back."""
+        if self._process is not None:
+            _stop(self._process)
+            self._process = None
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _user(folder: Path) -> int | None:

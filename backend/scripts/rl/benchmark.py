@@ -1,4 +1,4 @@
-"""Speed of the simulator (env), of learning (training), of decisions (inference); their quality.
+"""Speed of the simulator, of learning, of decisions and of the API (http); quality of decisions.
 
 env: environment steps per second, and how the cost grows. A step includes drawing a random valid
 action, masks, observation, and the sampling of the next day where one ends.
@@ -6,6 +6,7 @@ training: beside other libraries, see `training_benchmark`. It needs stable-base
 sb3-contrib (requirements-dev.txt).
 quality: every number of the quality tables, see `benchmark.py quality --help`.
 inference: decisions as served, and networks by backend, see `benchmark.py inference --help`.
+http: the API under a constant load, see `benchmark.py http --help`.
 Speeds are those of one thread; processor time, so that a busy machine disturbs it little.
 """
 
@@ -41,6 +42,7 @@ benchmark.py training --turns 20 --limit 300 --json results/training_bench.json
 benchmark.py training --rows sb3,ours --limit 0
 benchmark.py quality --models results --name quality
 benchmark.py inference --pair results/first/checkpoints/best
+benchmark.py http --seconds 600 --json results/http.json
 """
 
 PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
@@ -140,10 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scripts.rl.inference_benchmark import main as inference
 
         return inference(given[1:])
+    if given[:1] == ["http"]:
+        from scripts.rl.http_benchmark import main as http
+
+        return http(given[1:])
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "what", choices=["env", "training", "quality", "inference"],
-        help="simulator, learning; quality and inference (first word) have options of their own",
+        "what", choices=["env", "training", "quality", "inference", "http"],
+        help="simulator, learning; the others (as first word) have options of their own",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=positive_float, help="per row (default 3; training: 1 per slice)"
@@ -163,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "from `random`)",
     )  # fmt: skip
     arguments = parser.parse_args(given)
-    if arguments.what in ("quality", "inference"):
+    if arguments.what in ("quality", "inference", "http"):
         parser.error(f"put {arguments.what!r} first: benchmark.py {arguments.what} ...")
     if arguments.what == "training":
         return training(arguments)

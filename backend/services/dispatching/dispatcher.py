@@ -17,7 +17,7 @@ from clock import Clock
 from extensions import Database
 
 from .desk import Desk
-from .fates import ConflictError, DispatchError, Epoch, Limit
+from .fates import BusyError, ConflictError, DispatchError, Epoch, Limit, NotOpenError
 from .fleet import Fleet, read_fleet
 from .ledger import Ledger
 from .operating_day import operating_day
@@ -90,8 +90,9 @@ class Dispatcher:
             after: Called last in it.
 
         Raises:
-            DispatchError: If a booking asked for is not open, there is no active driver, or the
-                fleet changed again and again meanwhile.
+            NotOpenError: If a booking asked for is not open.
+            BusyError: If the fleet changed again and again meanwhile.
+            DispatchError: If there is no active driver.
         """
         for attempt in range(_ATTEMPTS):
             with self._database.reading() as session:
@@ -133,7 +134,7 @@ class Dispatcher:
             if only is None:
                 self.desk.keep_plan(company_id, decided.plan)
             return epoch
-        raise DispatchError("the fleet changes faster than it can be decided; try again")
+        raise BusyError("the fleet changes faster than it can be decided; try again")
 
     def _wanted(self, fleet: Fleet, only: Collection[int] | None) -> list[int]:
         known = [booking.id for booking in fleet.bookings]
@@ -141,5 +142,5 @@ class Dispatcher:
             return known
         missing = sorted(set(only) - set(known))
         if missing:
-            raise DispatchError(f"booking {missing[0]} is not open")
+            raise NotOpenError(f"booking {missing[0]} is not open")
         return sorted(set(only))

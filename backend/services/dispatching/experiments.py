@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
@@ -25,6 +25,18 @@ _KEEP = {
 }
 
 
+# Built once, and read as plain columns: it runs at every decision.
+_CURRENT = (
+    select(Experiment.__table__)
+    .where(
+        Experiment.name == bindparam("experiment"),
+        (Experiment.company_id == bindparam("company")) | Experiment.company_id.is_(None),
+    )
+    .order_by(Experiment.company_id.is_(None))
+    .limit(1)
+)
+
+
 def experiment_row(session: Session, company_id: int, name: str = DISPATCH) -> Experiment | None:
     """The company's own experiment of this name, else the default one, else None."""
     rows = session.scalars(
@@ -36,8 +48,8 @@ def experiment_row(session: Session, company_id: int, name: str = DISPATCH) -> E
     return min(rows, key=lambda row: row.company_id is None, default=None)
 
 
-def config_of(row: Experiment | None, company_id: int) -> ExperimentConfig:
-    """The settings of a row; without one: off, the heuristic alone.
+def config_of(row: Any, company_id: int) -> ExperimentConfig:
+    """The settings of a row (with the columns of `Experiment`); None: off, the heuristic alone.
 
     Raises:
         ExperimentError: If the row holds what no experiment can be.
@@ -70,13 +82,19 @@ class SqlExperiment:
         self._database = database
         self._company_id = company_id
         self._name = name
+        self._parsed: tuple[Any, ExperimentConfig] | None = None
 
     def current(self) -> ExperimentConfig:
-        """The settings now."""
-        with self._database.reading() as session:
-            return config_of(
-                experiment_row(session, self._company_id, self._name), self._company_id
-            )
+        """The settings now. The row is read each time, and parsed when it has changed."""
+        asked = {"experiment": self._name, "company": self._company_id}
+        with self._database.engine.connect() as connection:
+            row = connection.execute(_CURRENT, asked).one_or_none()
+        parsed = self._parsed  # once: another thread may replace it
+        if parsed is not None and parsed[0] == row:
+            return parsed[1]
+        config = config_of(row, self._company_id)
+        self._parsed = (row, config)
+        return config
 
     def stop(self, reason: str, at: datetime) -> ExperimentConfig:
         """Stop the learned arm; the first reason stands."""

@@ -18,6 +18,14 @@ class DispatchError(AtmrError):
     """A booking that cannot be dispatched as asked."""
 
 
+class NotOpenError(DispatchError):
+    """A booking that is not open, or not any more: another request may have been faster."""
+
+
+class BusyError(DispatchError):
+    """The fleet changed again and again while it was decided; nothing was stored, ask again."""
+
+
 class ConflictError(Exception):
     """What a decision rests on has changed; decide again."""
 

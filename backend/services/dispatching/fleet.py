@@ -5,13 +5,14 @@ the simulator's own travel times and its rule that a driver leaves just in time.
 notes are not in the tables' mapping and cannot get here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, BookingPin, Commitment, Driver, DriverStatus
@@ -37,6 +38,48 @@ FRESH_MIN = 10.0
 
 _DROPOFF_SERVICE_MIN = _PICKUP_SERVICE_MIN = 7.0  # where the booking does not say
 
+# Built once, and read as plain columns: they run at every decision, and objects that the session
+# keeps track of took most of its time.
+_OF = bindparam("company")
+_DRIVERS = (
+    select(Driver.__table__).where(Driver.company_id == _OF, Driver.is_active).order_by(Driver.id)
+)
+_BOOKINGS = (
+    select(Booking.__table__)
+    .where(
+        Booking.company_id == _OF,
+        Booking.status.in_(OPEN_STATUSES),
+        Booking.cancelled_at.is_(None),
+        Booking.scheduled_time < bindparam("horizon"),
+        Booking.created_at <= bindparam("now"),
+    )
+    .order_by(Booking.id)
+)
+_STATUSES = select(DriverStatus.__table__).where(DriverStatus.company_id == _OF)
+_COMMITMENTS = (
+    select(Commitment.__table__).where(Commitment.company_id == _OF).order_by(Commitment.order_no)
+)
+_COMMITTED = (
+    select(Booking.__table__)
+    .join(Commitment, Commitment.booking_id == Booking.id)
+    .where(Commitment.company_id == _OF)
+)
+_PINS = select(BookingPin.booking_id, BookingPin.driver_id).where(BookingPin.company_id == _OF)
+_SERVED = (
+    select(
+        Assignment.driver_id,
+        Assignment.actual_pickup_at,
+        Assignment.actual_dropoff_at,
+        Booking.dropoff_service_min,
+    )
+    .join(Booking, Booking.id == Assignment.booking_id)
+    .where(
+        Booking.company_id == _OF,
+        Assignment.status == "COMPLETED",
+        Assignment.actual_dropoff_at >= bindparam("since"),
+    )
+)
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -45,9 +88,10 @@ class Fleet:
     Attributes:
         state: What policies see.
         day: The operating day.
-        bookings: B, in the state's order.
-        drivers: N, in the state's order.
-        commitments: Unfinished, per driver id, in the order of work.
+        bookings: B, in the state's order; rows with the columns of `Booking`.
+        drivers: N, in the state's order; rows with the columns of `Driver`.
+        commitments: Unfinished, per driver id, in the order of work; rows with the columns of
+            `Commitment`.
         pins: Driver id by booking id.
         stretched: Ids of bookings that nobody can reach within the grace any more, shown with a
             window that somebody can: a patient stays on the list until a person says otherwise.
@@ -55,9 +99,9 @@ class Fleet:
 
     state: DispatchState
     day: OperatingDay
-    bookings: tuple[Booking, ...]
-    drivers: tuple[Driver, ...]
-    commitments: dict[int, list[Commitment]]
+    bookings: tuple[Any, ...]
+    drivers: tuple[Any, ...]
+    commitments: dict[int, list[Any]]
     pins: dict[int, int]
     stretched: frozenset[int]
 
@@ -82,52 +126,23 @@ def read_fleet(
         tables: Its travel times; by coordinates.
         zone: Of drivers' shifts.
     """
-    drivers = tuple(
-        session.scalars(
-            select(Driver)
-            .where(Driver.company_id == company_id, Driver.is_active)
-            .order_by(Driver.id)
-        )
-    )
+    session.flush()  # what the caller has changed, and plain statements would not wait for
+    rows_of = session.connection().execute
+    company = {"company": company_id}
+    drivers = tuple(rows_of(_DRIVERS, company))
     if not drivers:
         return None
     horizon = day.instant(scenario.rules.horizon_min)
-    bookings = tuple(
-        session.scalars(
-            select(Booking)
-            .where(
-                Booking.company_id == company_id,
-                Booking.status.in_(OPEN_STATUSES),
-                Booking.cancelled_at.is_(None),
-                Booking.scheduled_time < horizon,
-                Booking.created_at <= now,
-            )
-            .order_by(Booking.id)
-        )
-    )
-    status = {
-        row.driver_id: row
-        for row in session.scalars(
-            select(DriverStatus).where(DriverStatus.company_id == company_id)
-        )
-    }
-    commitments: dict[int, list[Commitment]] = {driver.id: [] for driver in drivers}
-    for row in session.scalars(
-        select(Commitment).where(Commitment.company_id == company_id).order_by(Commitment.order_no)
-    ):
+    bookings = tuple(rows_of(_BOOKINGS, {**company, "horizon": horizon, "now": now}))
+    status = {row.driver_id: row for row in rows_of(_STATUSES, company)}
+    commitments: dict[int, list[Any]] = {driver.id: [] for driver in drivers}
+    for row in rows_of(_COMMITMENTS, company):
         if row.driver_id in commitments:
             commitments[row.driver_id].append(row)
     booked = {row.booking_id for rows in commitments.values() for row in rows}
-    jobs = (
-        {row.id: row for row in session.scalars(select(Booking).where(Booking.id.in_(booked)))}
-        if booked
-        else {}
-    )
-    pins = {
-        row.booking_id: row.driver_id
-        for row in session.scalars(select(BookingPin).where(BookingPin.company_id == company_id))
-    }
-    served = _served(session, company_id, day)
+    jobs = {row.id: row for row in rows_of(_COMMITTED, company)} if booked else {}
+    pins = {row.booking_id: row.driver_id for row in rows_of(_PINS, company)}
+    served = _served(rows_of(_SERVED, {**company, "since": day.start}))
     waiting = tuple(booking for booking in bookings if booking.id not in booked)
     fleet_rows = np.zeros(len(drivers), dtype=STATE_DRIVER_DTYPE)
     for d, driver in enumerate(drivers):
@@ -182,7 +197,7 @@ def state_of(
         booking_ids=tuple(str(booking.id) for booking in waiting),
         bookings=rows,
         scenario=scenario.name,
-        scenario_hash=scenario.sha256,
+        scenario_hash=_hash_of(scenario),
         extra={
             "stretched": [str(waiting[b].id) for b in late],
             "own_priority": {str(waiting[b].id): int(own[b]) for b in late},
@@ -191,7 +206,20 @@ def state_of(
     return state, frozenset(waiting[b].id for b in late)
 
 
-def _booking_row(booking: Booking, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
+_hashes: dict[int, tuple[Scenario, str]] = {}  # the scenario is kept, so that its id stays its
+
+
+def _hash_of(scenario: Scenario) -> str:
+    """Its hash, which takes longer to work out than to read the whole fleet."""
+    known = _hashes.get(id(scenario))
+    if known is None:
+        if len(_hashes) >= 16:
+            _hashes.clear()
+        known = _hashes[id(scenario)] = (scenario, scenario.sha256)
+    return known[1]
+
+
+def _booking_row(booking: Any, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
     rules = scenario.rules
     created = day.minute(booking.created_at)
     promised = max(day.minute(booking.scheduled_time), created)
@@ -335,26 +363,12 @@ def forecast(
     return begin, arrive_min(tables, leave, trip_km, 0, 0) + dropoff_service
 
 
-def _served(session: Session, company_id: int, day: OperatingDay) -> dict[int, tuple[int, float]]:
+def _served(rows: Iterable[Any]) -> dict[int, tuple[int, float]]:
     """Bookings completed today and minutes from pickup to the end of the dropoff, per driver.
 
     The empty way is not in the minutes: the table does not tell when a driver left.
     """
     found: dict[int, tuple[int, float]] = {}
-    rows = session.execute(
-        select(
-            Assignment.driver_id,
-            Assignment.actual_pickup_at,
-            Assignment.actual_dropoff_at,
-            Booking.dropoff_service_min,
-        )
-        .join(Booking, Booking.id == Assignment.booking_id)
-        .where(
-            Booking.company_id == company_id,
-            Assignment.status == "COMPLETED",
-            Assignment.actual_dropoff_at >= day.start,
-        )
-    )
     for driver_id, pickup, dropoff, service in rows:
         count, minutes = found.get(driver_id, (0, 0.0))
         if pickup is not None and dropoff is not None:

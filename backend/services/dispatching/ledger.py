@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Commitment, Decision, FleetSnapshot
@@ -21,14 +21,34 @@ from services.rl.ab_dispatcher import RoutedEpoch
 from services.rl.experiments.routed import Routed
 from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.scenarios import Scenario
-from services.rl.simulation.travel import TravelTables, depart_min
+from services.rl.simulation.travel import TravelTables
 from services.rl.simulation.types import STATE_SCHEMA
 
 from .fates import ConflictError, Epoch, Fate, Limit
 from .fleet import Fleet
 from .pins import Pinned
-from .reach import earliest_pickups, km_between, may_serve
 from .schedule import Planned, Schedule
+from .situation import latest_departures
+
+# Built once, and written as plain rows: they run at every decision.
+_INSERT_SNAPSHOT = insert(FleetSnapshot.__table__).returning(FleetSnapshot.id)  # type: ignore[arg-type]
+_INSERT_DECISION = insert(Decision.__table__)  # type: ignore[arg-type]
+_INSERT_ASSIGNMENT = insert(Assignment.__table__).returning(Assignment.id)  # type: ignore[arg-type]
+_INSERT_COMMITMENT = insert(Commitment.__table__)  # type: ignore[arg-type]
+_SET_STATUS = (
+    update(Booking.__table__)  # type: ignore[arg-type]
+    .where(Booking.id == bindparam("booking"))
+    .values(status=bindparam("now"))
+)
+_STILL_OPEN = (
+    select(Booking.id)
+    .where(Booking.id.in_(bindparam("bookings", expanding=True)), Booking.status == PENDING)
+    .order_by(Booking.id)
+    .with_for_update()
+)
+_JOBS_OF = select(
+    Commitment.driver_id, Commitment.booking_id, Commitment.order_no, Commitment.state
+).where(Commitment.driver_id.in_(bindparam("drivers", expanding=True)))
 
 
 class Ledger:
@@ -75,15 +95,16 @@ class Ledger:
             [(int(r.booking_id), int(r.driver_id)) for r in assigned if r.driver_id is not None]
             + [(pin.booking.id, pin.driver_id) for pin in kept],
         )
-        snapshot = self._snapshot(session, company_id, fleet, at)
+        snapshot_id = self._snapshot(session, company_id, fleet, at)
         schedule = Schedule(fleet, self._tables)
         plan_hash = _hash(decided.plan)
         again = fleet.day.instant(fleet.state.now_min + self._scenario.rules.epoch_min)
         limits = self.limits(fleet)
         places = _Places(fleet)
         fates: list[Fate] = []
+        decisions: list[dict[str, Any]] = []
         for pin in pinned:
-            fates.append(self._keep_pin(session, fleet, snapshot, len(fates), pin, places, at))
+            fates.append(self._keep_pin(session, fleet, snapshot_id, len(fates), pin, places, at))
         for seq, routed in enumerate([*decided.decisions, *decided.shadow], start=len(fates)):
             row = row_of_booking[routed.booking_id]
             booking = fleet.bookings[row]
@@ -93,31 +114,31 @@ class Ledger:
             if driver_row is not None:
                 job = schedule.planned(driver_row, row)
             assigns = driver_row is not None
-            session.add(
-                Decision(
-                    id=decision_id,
-                    snapshot_id=snapshot.id,
-                    seq=seq,
-                    company_id=company_id,
-                    booking_id=booking.id,
-                    driver_id=None if routed.driver_id is None else int(routed.driver_id),
-                    action="assign" if assigns else "defer",
-                    k=routed.k,
-                    propensity=routed.propensity,
-                    arm=routed.arm,
-                    unit=routed.unit,
-                    model=routed.model or None,
-                    layout=LAYOUT_VERSION,
-                    score=_finite(routed.decision.score),
-                    features=_features(routed, job),
-                    latency_ms=routed.latency_ms,
-                    fallback_reason=routed.fallback_reason,
-                    plan_hash=plan_hash,
-                    decided_at=at,
-                    decide_again_at=None if assigns else again,
-                    must_decide_by=limits[row][0],
-                    shadow=routed.shadow,
-                )
+            decisions.append(
+                {
+                    "id": decision_id,
+                    "snapshot_id": snapshot_id,
+                    "seq": seq,
+                    "company_id": company_id,
+                    "booking_id": booking.id,
+                    "driver_id": None if routed.driver_id is None else int(routed.driver_id),
+                    "action": "assign" if assigns else "defer",
+                    "k": routed.k,
+                    "propensity": routed.propensity,
+                    "arm": routed.arm,
+                    "unit": routed.unit,
+                    "model": routed.model or None,
+                    "layout": LAYOUT_VERSION,
+                    "score": _finite(routed.decision.score),
+                    "features": _features(routed, job),
+                    "latency_ms": routed.latency_ms,
+                    "fallback_reason": routed.fallback_reason,
+                    "plan_hash": plan_hash,
+                    "decided_at": at,
+                    "decide_again_at": None if assigns else again,
+                    "must_decide_by": limits[row][0],
+                    "shadow": routed.shadow,
+                }
             )
             if routed.shadow:
                 continue
@@ -132,10 +153,12 @@ class Ledger:
                 Fate.of(
                     fleet, booking.id, routed, job, limits[row], again,
                     decision_id=decision_id,
-                    assignment_id=None if assignment is None else assignment.id,
+                    assignment_id=assignment,
                 )
             )  # fmt: skip
-        return Epoch(company_id, at, tuple(fates), snapshot.id)
+        if decisions:
+            session.connection().execute(_INSERT_DECISION, decisions)
+        return Epoch(company_id, at, tuple(fates), snapshot_id)
 
     def _check_unchanged(
         self, session: Session, fleet: Fleet, assigned: Sequence[tuple[int, int]]
@@ -148,21 +171,13 @@ class Ledger:
         if not assigned:
             return
         bookings = sorted(booking for booking, _ in assigned)
-        open_ = session.scalars(
-            select(Booking.id)
-            .where(Booking.id.in_(bookings), Booking.status == PENDING)
-            .order_by(Booking.id)
-            .with_for_update()
-        ).all()
+        connection = session.connection()
+        open_ = connection.execute(_STILL_OPEN, {"bookings": bookings}).scalars().all()
         if list(open_) != bookings:
             raise ConflictError
         drivers = {driver for _, driver in assigned}
         now: dict[int, set[tuple[int, int, str]]] = {driver: set() for driver in drivers}
-        for row in session.execute(
-            select(
-                Commitment.driver_id, Commitment.booking_id, Commitment.order_no, Commitment.state
-            ).where(Commitment.driver_id.in_(drivers))
-        ):
+        for row in connection.execute(_JOBS_OF, {"drivers": sorted(drivers)}):
             now[row.driver_id].add((row.booking_id, row.order_no, row.state))
         for driver in drivers:
             before = {(c.booking_id, c.order_no, c.state) for c in fleet.commitments[driver]}
@@ -173,40 +188,39 @@ class Ledger:
         self,
         session: Session,
         fleet: Fleet,
-        booking: Booking,
+        booking: Any,
         driver_id: int,
         places: "_Places",
         decision_id: str,
         job: Planned,
         at: datetime,
-    ) -> Assignment:
-        assignment = Assignment(
-            booking_id=booking.id, driver_id=driver_id, assigned_at=at, status=ASSIGNED
-        )
-        session.add(assignment)
-        own = session.get(Booking, booking.id)
-        assert own is not None
-        own.status = ASSIGNED
-        session.flush()
+    ) -> int:
+        write = session.connection().execute
+        taken = {
+            "booking_id": booking.id, "driver_id": driver_id, "assigned_at": at,
+            "status": ASSIGNED,
+        }  # fmt: skip
+        assignment_id = int(write(_INSERT_ASSIGNMENT, taken).scalar_one())
+        write(_SET_STATUS, {"booking": booking.id, "now": ASSIGNED})
         slot, order_no = places.next(driver_id)
-        session.add(
-            Commitment(
-                booking_id=booking.id,
-                company_id=booking.company_id,
-                driver_id=driver_id,
-                assignment_id=assignment.id,
-                slot=slot,
-                order_no=order_no,
-                decision_id=decision_id,
-                planned_depart_at=fleet.day.instant(job.depart_min),
-                planned_pickup_at=fleet.day.instant(job.pickup_min),
-                planned_dropoff_at=fleet.day.instant(job.dropoff_min),
-                state="queued",
-                created_at=at,
-            )
+        write(
+            _INSERT_COMMITMENT,
+            {
+                "booking_id": booking.id,
+                "company_id": booking.company_id,
+                "driver_id": driver_id,
+                "assignment_id": assignment_id,
+                "slot": slot,
+                "order_no": order_no,
+                "decision_id": decision_id,
+                "planned_depart_at": fleet.day.instant(job.depart_min),
+                "planned_pickup_at": fleet.day.instant(job.pickup_min),
+                "planned_dropoff_at": fleet.day.instant(job.dropoff_min),
+                "state": "queued",
+                "created_at": at,
+            },
         )
-        session.flush()
-        return assignment
+        return assignment_id
 
     def assign(
         self,
@@ -217,17 +231,20 @@ class Ledger:
         decision_id: str,
         job: Planned,
         at: datetime,
-    ) -> Assignment:
-        """Commit a booking to a driver behind what the driver has."""
-        return self._assign(
+    ) -> int:
+        """Commit a booking to a driver behind what the driver has; the assignment's id."""
+        session.flush()
+        assignment_id = self._assign(
             session, fleet, booking, driver_id, _Places(fleet), decision_id, job, at
         )
+        session.refresh(booking)
+        return assignment_id
 
     def _keep_pin(
         self,
         session: Session,
         fleet: Fleet,
-        snapshot: FleetSnapshot,
+        snapshot_id: int,
         seq: int,
         pin: Pinned,
         places: "_Places",
@@ -235,81 +252,60 @@ class Ledger:
     ) -> Fate:
         decision_id = uuid.uuid4().hex
         again = fleet.day.instant(fleet.state.now_min + self._scenario.rules.epoch_min)
-        session.add(
-            Decision(
-                id=decision_id,
-                snapshot_id=snapshot.id,
-                seq=seq,
-                company_id=snapshot.company_id,
-                booking_id=pin.booking.id,
-                driver_id=pin.driver_id if pin.due else None,
-                action="assign" if pin.due else "defer",
-                arm="human",
-                unit="",
-                layout=LAYOUT_VERSION,
-                features=_features(pin.routed(), pin.job),
-                latency_ms=0.0,
-                decided_at=at,
-                decide_again_at=None if pin.due else again,
-                source="human",
-            )
+        session.connection().execute(
+            _INSERT_DECISION,
+            {
+                "id": decision_id,
+                "snapshot_id": snapshot_id,
+                "seq": seq,
+                "company_id": pin.booking.company_id,
+                "booking_id": pin.booking.id,
+                "driver_id": pin.driver_id if pin.due else None,
+                "action": "assign" if pin.due else "defer",
+                "arm": "human",
+                "unit": "",
+                "layout": LAYOUT_VERSION,
+                "features": _features(pin.routed(), pin.job),
+                "latency_ms": 0.0,
+                "decided_at": at,
+                "decide_again_at": None if pin.due else again,
+                "source": "human",
+            },
         )
         assignment = None
         if pin.due:
-            session.flush()
             assignment = self._assign(
                 session, fleet, pin.booking, pin.driver_id, places, decision_id, pin.job, at
             )
         return pin.fate(
             fleet, again,
             decision_id=decision_id,
-            assignment_id=None if assignment is None else assignment.id,
+            assignment_id=assignment,
         )  # fmt: skip
 
-    def _snapshot(
-        self, session: Session, company_id: int, fleet: Fleet, at: datetime
-    ) -> FleetSnapshot:
+    def _snapshot(self, session: Session, company_id: int, fleet: Fleet, at: datetime) -> int:
         state = fleet.state
-        row = FleetSnapshot(
-            company_id=company_id,
-            epoch_at=at,
-            now_min=state.now_min,
-            day=fleet.day.date,
-            scenario_hash=state.scenario_hash,
-            layout=LAYOUT_VERSION,
-            schema=STATE_SCHEMA,
-            num_drivers=len(state.driver_ids),
-            num_bookings=len(state.booking_ids),
-            payload=zlib.compress(state.to_json().encode()),
-        )
-        session.add(row)
-        session.flush()
-        return row
+        row = {
+            "company_id": company_id,
+            "epoch_at": at,
+            "now_min": state.now_min,
+            "day": fleet.day.date,
+            "scenario_hash": state.scenario_hash,
+            "layout": LAYOUT_VERSION,
+            "schema": STATE_SCHEMA,
+            "num_drivers": len(state.driver_ids),
+            "num_bookings": len(state.booking_ids),
+            "payload": zlib.compress(state.to_json().encode()),
+        }
+        return int(session.connection().execute(_INSERT_SNAPSHOT, row).scalar_one())
 
     def limits(self, fleet: Fleet) -> list[Limit]:
         """For each booking: until when it must be decided, and whether some vehicle fits."""
-        state = fleet.state
-        rows, drivers = state.bookings, state.drivers
-        fits = may_serve(rows, drivers, self._scenario)
-        at = np.where(fits, earliest_pickups(rows, drivers, state.now_min, self._tables), np.inf)
-        found: list[Limit] = []
-        for b in range(len(rows)):
-            in_time = np.flatnonzero(at[:, b] <= rows["window_end_min"][b])
-            latest = None
-            if len(in_time):
-                latest = fleet.day.instant(max(self._latest(fleet, int(d), b) for d in in_time))
-            found.append((latest, bool(fits[:, b].any())))
-        return found
-
-    def _latest(self, fleet: Fleet, driver: int, booking: int) -> float:
-        d: Any = fleet.state.drivers[driver]
-        b: Any = fleet.state.bookings[booking]
-        km = km_between(
-            self._tables,
-            (float(d["lat"]), float(d["lon"])),
-            (float(b["pickup_lat"]), float(b["pickup_lon"])),
-        )
-        return float(depart_min(self._tables, float(b["window_end_min"]), km, 0, 0))
+        latest, fits = latest_departures(fleet, self._scenario, self._tables)
+        return [
+            (fleet.day.instant(float(minute)) if np.isfinite(minute) else None, bool(fit))
+            for minute, fit in zip(latest, fits, strict=True)
+        ]
 
 
 class _Places:

@@ -55,12 +55,20 @@ class DispatcherPart:
         except AtmrError as error:
             raise DataError(f"the engine is not ready: {error}") from error
 
+    def degraded(self) -> str | None:
+        """For ``/readyz``: which models the heuristic stands in for, in this process."""
+        if self._made is None:
+            return None
+        problems = dict(self._made.desk.problems)
+        return "; ".join(f"{name}: {why}" for name, why in problems.items()) or None
+
 
 def hang_in(at_work: Services) -> None:
     """Add the dispatcher to an app; one of `create_app`'s ``set_up``."""
     part = DispatcherPart(at_work)
     at_work.parts[PART] = part
     at_work.readiness["engine"] = part.check
+    at_work.degraded["models"] = part.degraded
 
 
 def dispatcher() -> Dispatcher:

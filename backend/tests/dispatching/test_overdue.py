@@ -1,5 +1,6 @@
 """Overdue patients stay on the list, and weigh more the longer they have waited."""
 
+from models import Driver
 from services.dispatching.reach import AGING_MIN
 
 from .companies import COMPANY
@@ -32,8 +33,7 @@ def test_waiting_raises_the_priority_of_overdue_patients_only(company):
 
 def test_vehicles_for_urgent_bookings_stay_theirs(company):
     with company.database.writing() as session:
-        first = company.dispatcher.fleet(session, COMPANY).drivers[0]
-        session.merge(first).driver_type = "EMERGENCY"
+        session.get(Driver, 1).driver_type = "EMERGENCY"
     company.book()
     company.clock.advance(minutes=180)
     _, shown = _shown(company)

@@ -6,6 +6,8 @@ import pytest
 from sqlalchemy import func, select
 
 from models import Assignment, Booking, Commitment, Decision, Driver
+from routes.problems import from_exception
+from services.dispatching.fates import BusyError
 
 from .conftest import a_booking, commit, is_problem, on_both
 
@@ -241,3 +243,8 @@ def test_an_overdue_patient_is_not_dropped(api):
     assert given["overdue"] and given["action"] == "assign"
     with api.services.database.reading() as work:
         assert work.get(Booking, booking_id).status == "ASSIGNED"
+
+
+def test_a_fleet_that_changes_all_the_time_is_told_to_ask_again():
+    problem = from_exception(BusyError("the fleet changes faster than it can be decided"))
+    assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
