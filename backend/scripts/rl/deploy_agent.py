@@ -144,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", help="name or YAML file (default: the model's own)")
     parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
     parser.add_argument("--company", type=int, metavar="ID", help="default: all companies")
+    parser.add_argument(
+        "--registry", type=Path, metavar="DIR", help="folder of versions (default <home>/models)"
+    )
     parser.add_argument("--who", default=None, help="who does it (default: the user)")
     parser.add_argument("--why", default="", help="for the log")
     parser.add_argument("--gate-report", help="report that allows a promotion; for the log")
@@ -290,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.version and arguments.command not in ("promote", "benchmark"):
         raise UsageError(f"{arguments.command} takes no version")
-    registry = FileRegistry()
+    registry = FileRegistry(arguments.registry)
     code = SUCCESS
     result: dict[str, Any] = {}
     if arguments.command == "export":
