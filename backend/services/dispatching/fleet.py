@@ -14,7 +14,15 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models import Assignment, Booking, BookingPin, Commitment, Driver, DriverStatus
+from models import (
+    Assignment,
+    Booking,
+    BookingPin,
+    Commitment,
+    Driver,
+    DriverStatus,
+    complete,
+)
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelModel, TravelTables, arrive_min, depart_min
 from services.rl.simulation.types import (
@@ -85,7 +93,12 @@ def read_fleet(
     drivers = tuple(
         session.scalars(
             select(Driver)
-            .where(Driver.company_id == company_id, Driver.is_active)
+            .where(
+                Driver.company_id == company_id,
+                Driver.is_active,
+                Driver.shift_start.is_not(None),  # a host's driver without a shift does not drive
+                Driver.shift_end.is_not(None),
+            )
             .order_by(Driver.id)
         )
     )
@@ -99,6 +112,7 @@ def read_fleet(
                 Booking.company_id == company_id,
                 Booking.status.in_(OPEN_STATUSES),
                 Booking.cancelled_at.is_(None),
+                complete(),
                 Booking.scheduled_time < horizon,
                 Booking.created_at <= now,
             )
