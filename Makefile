@@ -19,7 +19,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Stamps: installing again only when the lists of dependencies changed.
-$(VENV)/.installed: requirements-rl.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: requirements-rl.txt requirements-serving.txt pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-rl.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
