@@ -107,7 +107,9 @@ def settings(folder: Path) -> Config:
         ) from error
     # By the name that comes first: a DATABASE_URL of the environment is production's.
     return Config.from_environment(
-        ATMR_DATABASE_URL=f"sqlite:///{folder / 'atmr.sqlite'}", secret_key=secret
+        ATMR_DATABASE_URL=f"sqlite:///{folder / 'atmr.sqlite'}",
+        secret_key=secret,
+        log_level="WARNING",  # the terminal shows where to look, not every request
     )
 
 
@@ -262,6 +264,7 @@ def serve(folder: Path, port: int, speed: float) -> None:
     from app import create_app
     from services.dispatching.part import hang_in
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     config = settings(folder)
     registry = FileRegistry(folder / "models")
     version = registry.alias(None, CHAMPION)
