@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Workers of the test run; compiled code is cached between runs.
 WORKERS ?= 2
+PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo serve tick test test-slow check format bench clean
+.PHONY: help install install-dev demo demo-serve serve tick test test-slow check format bench clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,7 +19,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Stamps: installing again only when the lists of dependencies changed.
-$(VENV)/.installed: requirements-rl.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: requirements-rl.txt requirements-serving.txt pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-rl.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
@@ -31,8 +32,11 @@ install: $(VENV)/.installed ## Create .venv with what running needs
 
 install-dev: $(VENV)/.installed-dev ## Add what tests and checks need
 
-demo: install ## 90 days of history -> data set -> demand model -> a fitted planner -> policies compared (a few minutes)
+demo: install ## 90 days of history -> data set -> demand model -> a fitted planner -> policies compared -> a company to look at (a few minutes)
 	$(BIN)/python backend/scripts/rl/demo.py
+
+demo-serve: install ## After `make demo`: its company in dashboard and API, the day going on (PORT=8000)
+	$(BIN)/python backend/scripts/rl/demo_serve.py --port $(PORT)
 
 serve: install ## Dispatch API on SQLite, no other server: http://127.0.0.1:8000/docs
 	$(BIN)/python backend/scripts/rl/migrate.py --quiet

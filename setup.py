@@ -1,4 +1,4 @@
-"""The one part of the packaging that pyproject.toml cannot say: a start-up file.
+"""What pyproject.toml cannot say: a start-up file, and requirements that include others.
 
 ``gymnasium.make("atmr/Dispatch-v1")`` is to work without importing us. Gymnasium loaded the entry
 points of the group ``gymnasium.envs`` until version 1.0, which dropped them; the start-up file
@@ -6,11 +6,26 @@ takes their place. Being a data file it is installed and uninstalled by pip.
 """
 
 import sysconfig
+from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 SITE_PACKAGES = sysconfig.get_path("purelib", "venv", vars={"base": "", "platbase": ""})
+
+HERE = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    """Lines of a requirements file and of those that it includes, without comments."""
+    found = []
+    for line in (HERE / name).read_text(encoding="utf-8").splitlines():
+        line = line.partition("#")[0].strip()
+        if line.startswith("-r "):
+            found += requirements(line.removeprefix("-r ").strip())
+        elif line:
+            found.append(line)
+    return found
 
 
 class BuildWithStartupFile(build_py):
@@ -24,6 +39,7 @@ class BuildWithStartupFile(build_py):
 
 
 setup(
+    install_requires=requirements("requirements-rl.txt"),
     cmdclass={"build_py": BuildWithStartupFile},
     data_files=[(SITE_PACKAGES.lstrip("/\\"), ["startup/atmr_rl_gymnasium.pth"])],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flask import Blueprint, Flask, Response, g, request
 from flask.globals import request_ctx
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
@@ -23,6 +24,8 @@ from extensions import EXTENSION, Database, Services, services
 from logs import log_as_json
 from metrics import Metrics
 from migrations import require_head
+from models import host_tables
+from models.database_url import reason
 from rate_limits import RateLimits
 from routes.assignments import assignments
 from routes.bookings import bookings
@@ -37,6 +40,7 @@ from routes.openapi import openapi_blueprint
 from routes.operation import ApiBlueprint
 from routes.problems import answer, from_exception
 from services.model_registry import SqlRegistry
+from services.rl.errors import DataError
 from services.rl.serving.registry import Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
@@ -122,9 +126,9 @@ def create_app(
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=0)  # type: ignore[method-assign]
     log_as_json(config.log_level)
     at_work = _services(config, scenario, clock, registry, set_up)
-    _hang_in(app, at_work)
+    app.extensions[EXTENSION] = at_work
     _watch(app)
-    app.register_blueprint(_blueprint())
+    _register(app, _blueprint())
     return app
 
 
@@ -145,7 +149,7 @@ def init_app(
     """
     config = config or Config.from_environment()
     at_work = _services(config, scenario, clock, registry, set_up)
-    _hang_in(app, at_work)
+    app.extensions[EXTENSION] = at_work
     blueprint = _blueprint()
     _watch(blueprint)
     # Wrong addresses under ours: the host's own error page would answer them otherwise.
@@ -156,7 +160,7 @@ def init_app(
         methods=[*_ALL_METHODS, "OPTIONS"],
         provide_automatic_options=False,
     )
-    app.register_blueprint(blueprint, url_prefix=url_prefix or None)
+    _register(app, blueprint, url_prefix)
     return at_work
 
 
@@ -182,14 +186,24 @@ def _services(
     )
     at_work.readiness["database"] = at_work.database.check
     at_work.readiness["migrations"] = lambda: require_head(at_work.database.engine)
+    at_work.readiness["host_tables"] = lambda: _check_host_tables(at_work.database)
     for part in set_up:
         part(at_work)
     return at_work
 
 
-def _hang_in(app: Flask, at_work: Services) -> None:
-    app.extensions[EXTENSION] = at_work
+def _register(app: Flask, blueprint: Blueprint, url_prefix: str = "") -> None:
+    """Add our addresses; a host's own converters named as ours are the host's again afterwards.
+
+    A rule takes its converters when it is added.
+    """
+    theirs = dict(app.url_map.converters)
     app.url_map.converters.update(id=_Id, code=_Code)
+    try:
+        app.register_blueprint(blueprint, url_prefix=url_prefix or None)
+    finally:
+        app.url_map.converters.clear()
+        app.url_map.converters.update(theirs)
 
 
 def _blueprint() -> Blueprint:
@@ -262,3 +276,11 @@ def _unknown(unknown: str) -> Response:  # noqa: ARG001 - the rule's parameter
         if rule.endpoint != request.endpoint:
             allowed.append(method)
     return _problem(MethodNotAllowed(valid_methods=allowed) if allowed else NotFound())
+
+
+def _check_host_tables(database: Database) -> None:
+    try:
+        with database.engine.connect() as connection:
+            host_tables.check(connection)
+    except SQLAlchemyError as error:
+        raise DataError(f"the database does not answer: {reason(error)}") from error

@@ -3,7 +3,7 @@
 from .api_key import SCOPES, ApiKey, IdempotencyRecord
 from .assignment import Assignment
 from .base import DISPLAY_ZONE, Base, UtcDateTime, shown
-from .booking import Booking
+from .booking import Booking, complete
 from .commitment import COMMITMENT_STATES, BookingPin, Commitment
 from .decision import DECISION_ACTIONS, DECISION_SOURCES, Decision
 from .driver import Driver
@@ -53,5 +53,6 @@ __all__ = [
     "ModelVersion",
     "ReasonCode",
     "UtcDateTime",
+    "complete",
     "shown",
 ]

@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, UtcDateTime
+from .column_types import Word
 
 
 class Assignment(Base):
@@ -22,6 +23,6 @@ class Assignment(Base):
     booking_id: Mapped[int] = mapped_column(ForeignKey("booking.id"), index=True)
     driver_id: Mapped[int] = mapped_column(ForeignKey("driver.id"), index=True)
     assigned_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    status: Mapped[str] = mapped_column(String(20), default="ASSIGNED")
+    status: Mapped[str] = mapped_column(Word(20), default="ASSIGNED")
     actual_pickup_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     actual_dropoff_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, String
+from sqlalchemy import CheckConstraint, ColumnElement, Index, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, UtcDateTime
+from .column_types import Flag, Priority, Word
 
 
 class Booking(Base):
@@ -29,11 +30,28 @@ class Booking(Base):
     dropoff_lon: Mapped[float]
     scheduled_time: Mapped[datetime] = mapped_column(UtcDateTime)  # promised pickup
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    status: Mapped[str] = mapped_column(String(20), default="PENDING")
-    priority: Mapped[int] = mapped_column(default=3)  # 1 (can wait) .. 5 (urgent)
-    is_urgent: Mapped[bool] = mapped_column(default=False)  # "as soon as possible"
-    wheelchair_need: Mapped[bool] = mapped_column(default=False)
-    is_return: Mapped[bool] = mapped_column(default=False)  # from the care facility back home
+    status: Mapped[str] = mapped_column(Word(20), default="PENDING")
+    priority: Mapped[int] = mapped_column(Priority, default=3)  # 1 (can wait) .. 5 (urgent)
+    is_urgent: Mapped[bool] = mapped_column(Flag, default=False)  # "as soon as possible"
+    wheelchair_need: Mapped[bool] = mapped_column(Flag, default=False)
+    is_return: Mapped[bool] = mapped_column(Flag, default=False)  # from the care facility back home
     pickup_service_min: Mapped[float | None]  # minutes to board; None: not recorded
     dropoff_service_min: Mapped[float | None]
     cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # the patient called off
+
+
+def complete() -> ColumnElement[bool]:
+    """Condition: the booking has places and times.
+
+    A host may hold some that have not (an address not found yet): they are nobody's to dispatch,
+    and must not keep the others from it.
+    """
+    needed = (
+        Booking.pickup_lat,
+        Booking.pickup_lon,
+        Booking.dropoff_lat,
+        Booking.dropoff_lon,
+        Booking.scheduled_time,
+        Booking.created_at,
+    )
+    return and_(*(column.is_not(None) for column in needed))

@@ -2,10 +2,11 @@
 
 from datetime import time
 
-from sqlalchemy import String, Time
+from sqlalchemy import Time
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base
+from .column_types import Flag, Word
 
 
 class Driver(Base):
@@ -15,9 +16,9 @@ class Driver(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     company_id: Mapped[int] = mapped_column(index=True)
-    driver_type: Mapped[str] = mapped_column(String(20), default="REGULAR")  # or EMERGENCY
+    driver_type: Mapped[str] = mapped_column(Word(20), default="REGULAR")  # or EMERGENCY
     is_active: Mapped[bool] = mapped_column(default=True)
-    wheelchair_vehicle: Mapped[bool] = mapped_column(default=False)
+    wheelchair_vehicle: Mapped[bool] = mapped_column(Flag, default=False)
     shift_start: Mapped[time] = mapped_column(Time)  # on the local clock
     shift_end: Mapped[time] = mapped_column(Time)  # at or before shift_start: after midnight
     home_lat: Mapped[float | None]  # where the shift starts, WGS-84 degrees

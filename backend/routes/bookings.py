@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from access import Caller
 from extensions import services
-from models import Assignment, Booking, BookingPin, Commitment
+from models import Assignment, Booking, BookingPin, Commitment, complete
 
 from .operation import ApiBlueprint
 from .problems import Problem, not_found
@@ -146,7 +146,7 @@ def list_bookings(work: Session, caller: Caller, query: BookingsQuery) -> Bookin
     statement = (
         select(Booking, Commitment)
         .outerjoin(Commitment, Commitment.booking_id == Booking.id)
-        .where(Booking.company_id == caller.company_id, Booking.id > query.after)
+        .where(Booking.company_id == caller.company_id, Booking.id > query.after, complete())
         .order_by(Booking.id)
         .limit(query.limit + 1)
     )
@@ -235,7 +235,7 @@ def own_booking(
         Problem: 404 if it is not there or not the caller's.
     """
     statement = select(Booking).where(
-        Booking.id == booking_id, Booking.company_id == caller.company_id
+        Booking.id == booking_id, Booking.company_id == caller.company_id, complete()
     )
     if lock:
         statement = statement.with_for_update().execution_options(populate_existing=True)

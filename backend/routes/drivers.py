@@ -224,5 +224,5 @@ def _shown(driver: Driver, status: DriverStatus | None, counts: dict[int, int]) 
     )
 
 
-def _hh_mm(moment: time) -> str:
-    return moment.strftime("%H:%M")
+def _hh_mm(moment: time | None) -> str:  # None: a host's driver without a shift
+    return "" if moment is None else moment.strftime("%H:%M")

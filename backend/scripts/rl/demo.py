@@ -1,8 +1,9 @@
-"""Everything in one run: history, data set, demand model, a trained planner, policies compared.
+"""Everything in one run: history, data set, demand model, a trained planner, compared, then served.
 
 Invents 90 days of a company's history in SQLite, collects them into a data set, fits a demand
 model, tunes the matcher and fits the planner's values on it, and plays the policies on
-the history's validation days, replayed, and on simulated days.
+the history's validation days, replayed, and on simulated days. Then the planner is exported,
+checked, registered and promoted for a demonstration company, which `make demo-serve` shows.
 """
 
 import io
@@ -17,12 +18,20 @@ import numpy as np
 
 from scripts.rl import (
     collect_historical_data,
+    demo_serve,
     evaluate,
     generate_history,
     train_dqn,
     tune_matching,
 )
-from scripts.rl.command import command_parser, positive_int, run, seed_number, write_json
+from scripts.rl.command import (
+    FAILED,
+    command_parser,
+    positive_int,
+    run,
+    seed_number,
+    write_json,
+)
 from services.rl import paths
 from services.rl.evaluation.paired import Estimate, estimate, paired_difference
 from services.rl.simulation.types import FloatArray
@@ -54,30 +63,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed = ["--seed", str(arguments.seed)]
     steps = (
         (
-            f"1/6  An invented company's history: {arguments.days} days in SQLite",
+            f"1/7  An invented company's history: {arguments.days} days in SQLite",
             generate_history.main,
             ["--days", str(arguments.days), "--out", str(history), *seed],
         ),
         (
-            "2/6  Read it, check every row, keep days, fit the demand",
+            "2/7  Read it, check every row, keep days, fit the demand",
             collect_historical_data.main,
             ["--days", str(arguments.days), "--database-url", f"sqlite:///{history}",
              "--out", str(folder), "--name", "demo", *seed],
         ),
         (
-            "3/6  Tune the matcher on simulated training days; the first run compiles for minutes",
+            "3/7  Tune the matcher on simulated training days; the first run compiles for minutes",
             tune_matching.main,
             ["--scenario", str(folder / "scenario.yaml"), "--generations", "30",
              "--population", "16", "--days", "32", *seed],
         ),
         (
-            "4/6  Fit the planner's values on simulated training days: a minute or two",
+            "4/7  Fit the planner's values on simulated training days: a minute or two",
             train_dqn.main,
             ["--mode", "quick", "--policy", "planner", "--scenario", str(folder / "scenario.yaml"),
              "--name", "demo_planner", *seed],
         ),
         (
-            "5/6  Replayed days: policies on the last days of that history",
+            "5/7  Replayed days: policies on the last days of that history",
             evaluate.main,
             ["--scenario", str(folder / "replay.yaml"), "--days", "6",
              "--policies",
@@ -89,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
              "--json", str(replayed / "evaluation.json"), *seed],
         ),
         (
-            "6/6  Simulated days: the same on 200 days drawn from the fitted demand",
+            "6/7  Simulated days: the same on 200 days drawn from the fitted demand",
             evaluate.main,
             ["--scenario", str(folder / "scenario.yaml"), "--days", "200",
              "--first-day", str(JUDGED),
@@ -106,11 +115,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _unprompted(step, [*options, *quiet])
         if code:
             return code
+    if not arguments.quiet:
+        print("\n== 7/7  Export, check and promote the planner; its company lives up to this day")
+    shown = demo_serve.prepare(folder / "scenario.yaml", model, quiet=arguments.quiet)
+    if shown is None:
+        return FAILED
     spent = time.perf_counter() - begin
     if arguments.json is not None:
         write_json(
             arguments.json,
-            {"seconds": spent, "history": str(folder), "results": str(results)},
+            {
+                "seconds": spent,
+                "history": str(folder),
+                "results": str(results),
+                "champion": shown["champion"],
+                "demonstration": str(demo_serve.demo_folder()),
+            },
         )
     if not arguments.quiet:
         print(f"\nDone in {spent:.0f} s. Where the results lie:")
@@ -119,7 +139,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {replayed / 'report.md'}  (policies on replayed days)")
         print(f"  {simulated / 'report.md'}  (policies on simulated days)")
         print(f"\n{conclusion(_read(simulated), _read(replayed))}")
+        print(f"\n{invitation(shown)}")
     return 0
+
+
+def invitation(shown: dict[str, Any]) -> str:
+    """How to look at the demonstration company.
+
+    Args:
+        shown: What `demo_serve.prepare` made.
+    """
+    return (
+        f"Now look at it: {shown['days']} days with {shown['bookings']} bookings were dispatched, "
+        "the planner against the heuristic.\n"
+        "  make demo-serve      (PORT=8001 if 8000 is taken); then open in a browser:\n"
+        "    dashboard          http://127.0.0.1:8000/dashboard   (log in with the manager's key)\n"
+        "    API documentation  http://127.0.0.1:8000/docs\n"
+        f"  manager's key: {shown['manager_key']}\n"
+        f"  reader's key:  {shown['reader_key']}\n"
+        "  They are shown this once. A new one: "
+        ".venv/bin/python backend/scripts/rl/demo_serve.py --new-key"
+    )
 
 
 def conclusion(simulated: dict[str, Any], replayed: dict[str, Any]) -> str:

@@ -5,12 +5,13 @@ the dispatcher decides tick by tick, commits and logs. What the streets make of 
 here: pickups a little later than planned, now and then a patient who is not there.
 """
 
-from datetime import datetime, time, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from clock import FixedClock
@@ -18,6 +19,7 @@ from extensions import Database
 from models import Assignment, Booking, Commitment, Driver, DriverStatus, Experiment
 from models.experiment import ExperimentEvent
 from routes.statuses import ASSIGNED, COMPLETED, IN_PROGRESS, NO_SHOW, PENDING, UNASSIGNED
+from services.rl.errors import UsageError
 from services.rl.serving.registry import Registry
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
@@ -44,6 +46,10 @@ class DemoCompany:
         first_id: First id of its drivers and bookings.
         seed: Of days and streets.
         given_up_after: Who has waited so long after the promise goes another way; None: nobody.
+
+    Attributes:
+        clock: Where the company's time stands.
+        dispatcher: Decides, as in production.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class DemoCompany:
         self._next_id = first_id
         self._drivers: list[int] = []
         self._given_up_after = given_up_after
-        self._streets: dict[int, tuple[float, bool]] = {}  # by booking: minutes lost, nobody there
+        self._today: _Today | None = None
         desk = Desk(scenario, database, self.clock, registry, budget_ms=1_000.0)
         self.dispatcher = Dispatcher(desk, database, self.clock, zone)
 
@@ -95,13 +101,83 @@ class DemoCompany:
                 )
             )  # fmt: skip
 
-    def live(self, local: Any, until: datetime) -> int:
+    @property
+    def today_from(self) -> int:
+        """Id of the first booking of the day in progress."""
+        return self._next_id if self._today is None else self._today.ids.start
+
+    def live(self, local: date, until: datetime) -> int:
         """Live the operating day of a local date until a moment; how many bookings it has had.
 
         Args:
             local: The date.
             until: Where the clock stops; later than the day: its end.
         """
+        self._begin(local)
+        self.go_on(until)
+        assert self._today is not None
+        return self._today.booked
+
+    def resume(self, local: date, first_booking: int, moment: datetime) -> None:
+        """Take over a company that another process has lived with.
+
+        Args:
+            local: Date of the day in progress.
+            first_booking: Id of its first booking (`today_from`).
+            moment: Where the clock stood.
+        """
+        with self.database.reading() as session:
+            self._drivers = list(
+                session.scalars(
+                    select(Driver.id)
+                    .where(Driver.company_id == self.company_id)
+                    .order_by(Driver.id)
+                )
+            )
+            self._next_id = first_booking
+            self._begin(local)
+            assert self._today is not None
+            ids = self._today.ids
+            self._today.booked = (
+                session.scalar(
+                    select(func.count())
+                    .select_from(Booking)
+                    .where(Booking.id >= ids.start, Booking.id < ids.stop)
+                )
+                or 0
+            )
+        self.clock.set(moment)
+
+    def go_on(self, until: datetime) -> None:
+        """Live on in the day in progress until a moment, or its end.
+
+        At every epoch the dispatcher decides; between two, patients and drivers go on.
+        """
+        today = self._today
+        if today is None:
+            raise UsageError("no day is in progress: live() or resume() one")
+        rules = self._scenario.rules
+        epoch = timedelta(minutes=rules.epoch_min)
+        end = min(until, today.day.instant(rules.horizon_min + rules.overtime_min))
+        while self.clock.now() < end:
+            begun = self.clock.now()
+            next_epoch = begun + epoch - (begun - today.day.start) % epoch
+            now = min(next_epoch, end)
+            self.clock.set(now)
+            with self.database.writing() as session:
+                self._book(session, today, now)
+                self._drive(session, now)
+            if now == next_epoch:
+                self.dispatcher.dispatch(self.company_id)
+
+    @property
+    def over(self) -> bool:
+        """Whether the day in progress has ended."""
+        rules = self._scenario.rules
+        minute = rules.horizon_min + rules.overtime_min
+        return self._today is None or self.clock.now() >= self._today.day.instant(minute)
+
+    def _begin(self, local: date) -> None:
         rules = self._scenario.rules
         day = day_of(local, rules, self._zone)
         engine = Engine(self._scenario, 1)
@@ -110,22 +186,17 @@ class DemoCompany:
         self._hire(played, day)
         ids = range(self._next_id, self._next_id + len(played.bookings))
         self._next_id = ids.stop
-        booked = 0
+        self._today = _Today(day, played, ids)
         self.clock.set(day.start - timedelta(minutes=rules.epoch_min))
-        end = min(until, day.instant(rules.horizon_min + rules.overtime_min))
-        while self.clock.now() < end:
-            left = (end - self.clock.now()).total_seconds() / 60.0
-            self.clock.advance(minutes=min(rules.epoch_min, left))
-            now = self.clock.now()
-            with self.database.writing() as session:
-                while booked < len(ids) and (
-                    played.bookings["created_min"][booked] <= day.minute(now)
-                ):
-                    session.add(self._booking(ids[booked], played.bookings[booked], day))
-                    booked += 1
-                self._drive(session, now)
-            self.dispatcher.dispatch(self.company_id)
-        return booked
+
+    def _book(self, session: Session, today: "_Today", now: datetime) -> None:
+        rows = today.played.bookings
+        while today.booked < len(rows) and (
+            rows["created_min"][today.booked] <= today.day.minute(now)
+        ):
+            n = today.booked
+            session.add(self._booking(today.ids[n], rows[n], today.day))
+            today.booked += 1
 
     def _hire(self, played: Day, day: OperatingDay) -> None:
         """The day's drivers: the same people every day, with the shifts of the first."""
@@ -244,11 +315,18 @@ class DemoCompany:
 
     def _drawn(self, booking_id: int) -> tuple[float, bool]:
         """What the streets do to a booking: minutes lost (or won), and whether nobody is there."""
-        if booking_id not in self._streets:
-            drawn = np.random.default_rng((self._seed, booking_id))  # whoever decides, and when
-            lost = float(drawn.gamma(1.2, _SPREAD_MIN) - 1.5)
-            self._streets[booking_id] = lost, bool(drawn.random() < _NO_SHOW)
-        return self._streets[booking_id]
+        random = np.random.default_rng((self._seed, booking_id))
+        return float(random.gamma(1.2, _SPREAD_MIN) - 1.5), bool(random.random() < _NO_SHOW)
+
+
+@dataclass
+class _Today:
+    """The day in progress, and how many of its bookings were made by now."""
+
+    day: OperatingDay
+    played: Day
+    ids: range
+    booked: int = 0
 
 
 def _share(begin: datetime, end: datetime, now: datetime) -> float:

@@ -15,7 +15,15 @@ import numpy as np
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from models import Assignment, Booking, BookingPin, Commitment, Driver, DriverStatus
+from models import (
+    Assignment,
+    Booking,
+    BookingPin,
+    Commitment,
+    Driver,
+    DriverStatus,
+    complete,
+)
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelTables, arrive_min, depart_min
 from services.rl.simulation.types import (
@@ -42,7 +50,14 @@ _DROPOFF_SERVICE_MIN = _PICKUP_SERVICE_MIN = 7.0  # where the booking does not s
 # keeps track of took most of its time.
 _OF = bindparam("company")
 _DRIVERS = (
-    select(Driver.__table__).where(Driver.company_id == _OF, Driver.is_active).order_by(Driver.id)
+    select(Driver.__table__)
+    .where(
+        Driver.company_id == _OF,
+        Driver.is_active,
+        Driver.shift_start.is_not(None),  # a host's driver without a shift does not drive
+        Driver.shift_end.is_not(None),
+    )
+    .order_by(Driver.id)
 )
 _BOOKINGS = (
     select(Booking.__table__)
@@ -50,6 +65,7 @@ _BOOKINGS = (
         Booking.company_id == _OF,
         Booking.status.in_(OPEN_STATUSES),
         Booking.cancelled_at.is_(None),
+        complete(),
         Booking.scheduled_time < bindparam("horizon"),
         Booking.created_at <= bindparam("now"),
     )

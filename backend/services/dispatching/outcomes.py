@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models import Assignment, Booking, Decision
+from models import Assignment, Booking, Decision, complete
 from routes.statuses import CANCELED, NO_SHOW, OVER, PENDING, UNASSIGNED
 from services.rl.simulation.scenarios import Rules
 
@@ -137,6 +137,7 @@ def read_outcomes(
             Booking.company_id == company_id,
             Booking.scheduled_time >= begin,
             Booking.scheduled_time < end,
+            complete(),
         )
         .order_by(Booking.scheduled_time, Booking.id)
         .limit(most + 1)

@@ -20,12 +20,12 @@ from .conftest import LATER, SECRET, booked, dispatched, experiment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
+slow = pytest.mark.slow  # `make test-slow`; one test of the whole way in stays in `make test`
 pytestmark = [
-    pytest.mark.slow,  # Chromium is no wheel: `make test-slow`, until CI installs it
     pytest.mark.skipif(
         CHROMIUM is None or DRIVER is None,
         reason="MISSING ROOT PACKAGE: no Chromium on this machine; install the packages "
-        "'chromium' and 'chromium-driver'",
+        "'chromium' and 'chromium-driver' (as root: .ci/install-browser)",
     ),
     # Selenium's own sockets are closed by its garbage.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -117,6 +117,22 @@ def screen(chromium, make_api, tmp_path):
         yield made
 
 
+def test_a_manager_gets_in_and_sees_the_day(screen):
+    given = dispatched(screen.api, booked(screen.api))
+    screen.log_in()
+    for width in (1440, 360):
+        screen.size(width)
+        screen.open()
+        assert str(given["driver_id"]) in screen.text('[data-part="drivers"]')
+        assert screen.find('[data-part="map"] svg').is_displayed()
+        assert screen.overflow() <= 0, ("today", width)
+        screen.open("/decisions")
+        assert str(given["booking_id"]) in screen.text()
+        assert screen.overflow() <= 0, ("decisions", width)
+    assert screen.complaints() == []
+
+
+@slow
 def test_heuristic_only_with_the_keyboard_alone(screen):
     booked(screen.api, LATER)
     screen.log_in()
@@ -144,6 +160,7 @@ def test_heuristic_only_with_the_keyboard_alone(screen):
     assert screen.complaints() == []
 
 
+@slow
 def test_a_decision_is_overridden_by_a_person(screen):
     given = dispatched(screen.api, booked(screen.api))
     screen.log_in()
@@ -160,6 +177,7 @@ def test_a_decision_is_overridden_by_a_person(screen):
     assert screen.complaints() == []
 
 
+@slow
 @pytest.mark.parametrize("language", ["fr", "en"])
 def test_nothing_scrolls_sideways_on_a_phone(screen, language):
     given = dispatched(screen.api, booked(screen.api))
@@ -178,6 +196,7 @@ def test_nothing_scrolls_sideways_on_a_phone(screen, language):
     assert all(height >= 44 for height in targets)
 
 
+@slow
 def test_the_page_lives_and_says_when_the_connection_is_lost(screen):
     screen.log_in()
     part = '[data-part="bookings"]'
@@ -200,6 +219,7 @@ def test_the_page_lives_and_says_when_the_connection_is_lost(screen):
     screen.wait(lambda: "À jour" in screen.text("#live"))
 
 
+@slow
 def test_every_form_and_page_works_without_scripts(screen):
     screen.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
