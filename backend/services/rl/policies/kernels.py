@@ -16,7 +16,7 @@ from services.rl.simulation.pairs import can_commit
 from services.rl.simulation.reward import planned_value
 from services.rl.simulation.sampling import random_bits
 from services.rl.simulation.setup import Setup
-from services.rl.simulation.travel import arrive_min, depart_min
+from services.rl.simulation.travel import MATRIX, arrive_min, depart_min
 from services.rl.simulation.types import FloatArray, IntArray
 from services.rl.simulation.world import (
     COMMITTED,
@@ -281,6 +281,17 @@ def matching_epoch(
 
 
 @inlined
+def _waits(w: World, s: Setup, e: int, d: int, i: int, hold_back: float) -> bool:
+    """Whether a bound on the pace already says that there is more slack than ``hold_back``."""
+    if s.travel.kind == MATRIX:
+        return False
+    b = w.open_rows[e, i]
+    driving = w.pair_km[e, d, w.open_columns[e, i]] * s.rules.slowest_min_per_km
+    ready = max(w.clock[e, NOW], w.drivers[e, FREE_AT, d])
+    return w.bookings[e, b, WINDOW_END] - driving - ready > hold_back + 1.0  # rounding is less
+
+
+@inlined
 def _score_driver(
     w: World,
     s: Setup,
@@ -298,7 +309,7 @@ def _score_driver(
         i = place[j]
         if i < 0 or not can_commit(w, s.rules, e, d, w.open_columns[e, i]):
             continue
-        if _slack(w, s, e, d, i) * 30.0 > hold_back:
+        if _waits(w, s, e, d, i, hold_back) or _slack(w, s, e, d, i) * 30.0 > hold_back:
             continue
         pair_features(w, s, e, d, i, features)
         total = 0.0

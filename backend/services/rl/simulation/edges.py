@@ -347,6 +347,11 @@ def _own_features(
         work[_BEST, b] = shown
     else:
         work[_SECOND, b] = min(work[_SECOND, b], shown)
+    # Most pairs wait: a bound on the pace spares the exact departure.
+    if s.travel.kind != MATRIX and (
+        window_end - km * s.rules.slowest_min_per_km - ready > hold_back + _ROUNDING_MIN
+    ):
+        return False
     slack = depart_min(s.travel, window_end, km, zone_from, zone_to) - ready
     if slack > hold_back:
         return False
