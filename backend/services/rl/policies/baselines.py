@@ -75,7 +75,8 @@ class CompiledPolicy:
     ) -> DecisionSet:
         """Decide one epoch; ``plan`` and ``budget_ms`` are not needed (microseconds)."""
         if self._host is None:
-            self._host = HostWorld(self._scenario, source=self._source)
+            # The shortest observation: these policies read the world itself.
+            self._host = HostWorld(self._scenario, observation="compact", source=self._source)
         self._host.load(state)
         bookings = len(state.booking_ids)
         chosen = np.empty((1, max(1, bookings), 3))

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from services.rl.simulation.compiled import allocating
-from services.rl.simulation.edges import NUM_EDGE, WORK_ROWS, pair_edges
+from services.rl.simulation.edges import (
+    NUM_EDGE,
+    WORK_ROWS,
+    add_follow_ups,
+    drop_hopeless,
+    present_edges,
+)
 from services.rl.simulation.kernels import wait
 from services.rl.simulation.memory import Buffer, unpack
 from services.rl.simulation.observation import encode_mask, encode_rows, rows_size
@@ -21,7 +27,7 @@ from services.rl.simulation.types import FloatArray, IntArray
 from services.rl.simulation.world import ENDED, NUM_OPEN, STEPS, World, _argument
 
 from .kernels import assign, take
-from .pair_network import PairWeights, pair_scores
+from .pair_network import PairWeights, context_of, linear_ceiling, pair_ceiling, scores_in_context
 
 LINEAR, NETWORK, NETWORK_ONE_BY_ONE = _argument(0), _argument(1), _argument(2)
 
@@ -69,13 +75,28 @@ def edge_matching_epoch(
         pair_driver = np.empty(valid + 1, dtype=np.int64)
         pair_booking = np.empty(valid + 1, dtype=np.int64)
         work = np.empty((WORK_ROWS + count, count))
-        valid = pair_edges(
+        valid = present_edges(
             s, rows, mask, drivers, count, hold_back, -1, work, edges, pair_driver, pair_booking, 0
         )
+        if valid == 0:
+            return n
+        from_context, waiting = np.zeros(network.pair_hidden.shape[0], dtype=np.float32), 0.0
+        if kind == LINEAR:
+            ceiling = linear_ceiling(weights, drivers, count)
+        else:
+            waiting = context_of(network, rows, drivers, count, from_context)
+            ceiling = pair_ceiling(
+                network, weights, rows, drivers, count, from_context, waiting, edges[:valid]
+            )
+        valid = drop_hopeless(ceiling, edges, pair_driver, pair_booking, 0, valid)
+        add_follow_ups(s, rows, drivers, count, work, edges, pair_booking, 0, valid)
         score = np.zeros((drivers, count))
         learned = np.zeros(valid, dtype=np.float32)
         if kind != LINEAR:
-            pair_scores(network, rows, drivers, count, edges, pair_driver, pair_booking, learned)
+            scores_in_context(
+                network, rows, drivers, count, from_context, waiting, edges, pair_driver,
+                pair_booking, learned,
+            )  # fmt: skip
         offered = False
         for p in range(valid):
             total = np.float64(learned[p])

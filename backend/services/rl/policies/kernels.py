@@ -16,7 +16,7 @@ from services.rl.simulation.pairs import can_commit
 from services.rl.simulation.reward import planned_value
 from services.rl.simulation.sampling import random_bits
 from services.rl.simulation.setup import Setup
-from services.rl.simulation.travel import arrive_min, depart_min
+from services.rl.simulation.travel import MATRIX, arrive_min, depart_min
 from services.rl.simulation.types import FloatArray, IntArray
 from services.rl.simulation.world import (
     COMMITTED,
@@ -63,6 +63,20 @@ _NO_SCORE = -1.0e18
 
 
 @inlined
+def _slack(w: World, s: Setup, e: int, d: int, i: int) -> float:
+    """Minutes / 30 until driver d must leave to pick up the i-th open booking in its window."""
+    b = w.open_rows[e, i]
+    leave_by = depart_min(
+        s.travel,
+        w.bookings[e, b, WINDOW_END],
+        w.pair_km[e, d, w.open_columns[e, i]],
+        w.driver_ints[e, END_ZONE, d],
+        w.booking_ints[e, b, P_ZONE],
+    )
+    return (leave_by - max(w.clock[e, NOW], w.drivers[e, FREE_AT, d])) / 30.0
+
+
+@inlined
 def pair_features(w: World, s: Setup, e: int, d: int, i: int, out: FloatArray) -> None:
     """Features of driver d taking the i-th open booking now; the pair must be feasible."""
     b, column = w.open_rows[e, i], w.open_columns[e, i]
@@ -84,7 +98,7 @@ def pair_features(w: World, s: Setup, e: int, d: int, i: int, out: FloatArray) -
     out[2] = late / 10.0
     out[3] = max(0.0, pickup - since) / 10.0
     out[4] = max(0.0, promised - arrive) / 10.0
-    out[5] = (depart_min(s.travel, window_end, km, zone_from, zone_to) - ready) / 30.0
+    out[5] = _slack(w, s, e, d, i)
     out[6] = (ready - now) / 10.0
     out[7] = s.weights.priority[w.booking_ints[e, b, PRIORITY] - 1]
     out[8] = immediate
@@ -240,33 +254,69 @@ def matching_epoch(
     maximises the total score; rounds follow while drivers have places in their queue.
     """
     n = 0
-    drivers = w.drivers.shape[2]
+    drivers, count = w.drivers.shape[2], w.counters[e, NUM_OPEN]
+    score = np.zeros((drivers, count))
+    place = np.arange(count)  # of each booking among those still open; -1: taken
+    stale = np.ones(drivers, dtype=np.bool_)
     while True:
-        count = w.counters[e, NUM_OPEN]
-        score = np.empty((drivers, count))
         offered = False
         for d in range(drivers):
-            for i in range(count):
-                score[d, i] = 0.0
-                if not can_commit(w, s.rules, e, d, w.open_columns[e, i]):
-                    continue
-                pair_features(w, s, e, d, i, features)
-                if features[5] * 30.0 > hold_back:
-                    continue
-                total = 0.0
-                for k in range(_F):
-                    total += weights[k] * features[k]
-                if total > 0.0:
-                    score[d, i] = total
-                    offered = True
+            if stale[d]:  # a commitment changes the scores of its own driver only
+                stale[d] = False
+                _score_driver(w, s, e, d, place, weights, hold_back, features, score[d])
+            for j in range(count):
+                offered |= score[d, j] > 0.0
         if not offered:
             return n
         match = assign(score)
         # Commit from the last open position to the first: earlier positions stay valid.
-        for i in range(count - 1, -1, -1):
+        for j in range(count - 1, -1, -1):
             for d in range(drivers):
-                if match[d] == i and score[d, i] > 0.0:
-                    n = take(w, s, e, d, i, score[d, i], chosen, n)
+                if match[d] == j and score[d, j] > 0.0:
+                    n = take(w, s, e, d, place[j], score[d, j], chosen, n)
+                    stale[d] = True
+                    place[j] = -1
+                    place[j + 1 :] -= 1
+                    score[:, j] = 0.0
+
+
+@inlined
+def _waits(w: World, s: Setup, e: int, d: int, i: int, hold_back: float) -> bool:
+    """Whether a bound on the pace already says that there is more slack than ``hold_back``."""
+    if s.travel.kind == MATRIX:
+        return False
+    b = w.open_rows[e, i]
+    driving = w.pair_km[e, d, w.open_columns[e, i]] * s.rules.slowest_min_per_km
+    ready = max(w.clock[e, NOW], w.drivers[e, FREE_AT, d])
+    return w.bookings[e, b, WINDOW_END] - driving - ready > hold_back + 1.0  # rounding is less
+
+
+@inlined
+def _score_driver(
+    w: World,
+    s: Setup,
+    e: int,
+    d: int,
+    place: IntArray,
+    weights: FloatArray,
+    hold_back: float,
+    features: FloatArray,
+    score: FloatArray,
+) -> None:
+    """Write a driver's score for each booking; 0 where it is not offered to this driver."""
+    for j in range(place.size):
+        score[j] = 0.0
+        i = place[j]
+        if i < 0 or not can_commit(w, s.rules, e, d, w.open_columns[e, i]):
+            continue
+        if _waits(w, s, e, d, i, hold_back) or _slack(w, s, e, d, i) * 30.0 > hold_back:
+            continue
+        pair_features(w, s, e, d, i, features)
+        total = 0.0
+        for k in range(_F):
+            total += weights[k] * features[k]
+        if total > 0.0:
+            score[j] = total
 
 
 @allocating
@@ -278,14 +328,12 @@ def assign(score: FloatArray) -> IntArray:
     positive score are left out first: most open bookings are held back.
     """
     rows, all_columns = score.shape
-    used = np.empty(all_columns, dtype=np.int64)
-    m = 0
-    for j in range(all_columns):
-        for i in range(rows):
-            if score[i, j] > 0.0:
-                used[m] = j
-                m += 1
-                break
+    positive = np.zeros(all_columns, dtype=np.bool_)
+    for i in range(rows):
+        for j in range(all_columns):
+            positive[j] |= score[i, j] > 0.0
+    used = np.flatnonzero(positive)
+    m = used.size
     columns = m + rows  # one empty column per row: stay free
     u = np.zeros(rows)
     v = np.zeros(columns)

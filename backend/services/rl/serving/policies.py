@@ -8,6 +8,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -135,7 +136,7 @@ class Desk:
         assert nearest is not None
         self.matching = matching
         self.nearest: Policy = nearest
-        self._host = HostWorld(scenario, source=source)
+        self._host = HostWorld(scenario, observation="compact", source=source)
 
     def complaint(self, state: DispatchState, answer: DecisionSet) -> str | None:
         """What is wrong with decisions on a state; None if they can be carried out as they stand.
@@ -143,18 +144,27 @@ class Desk:
         They are committed one after the other in the simulator's own world: what its mask
         refuses, or a booking decided twice, is not feasible.
         """
-        self._host.load(state)
         bookings, drivers = len(state.booking_ids), len(state.driver_ids)
-        decided: set[int] = set()
-        for decision in answer.decisions:
-            row, driver = decision.booking, decision.driver
-            if not 0 <= row < bookings or row in decided:
+        rows = [decision.booking for decision in answer.decisions]
+        for i, row in enumerate(rows):
+            if not 0 <= row < bookings or row in rows[:i]:
                 return f"booking row {row} of {bookings} is unknown or decided twice"
-            decided.add(row)
+        if not rows:
+            return None
+        # Whether a driver may take a booking depends on no other booking: the rest stay away.
+        self._host.load(
+            replace(
+                state,
+                booking_ids=tuple(state.booking_ids[row] for row in rows),
+                bookings=state.bookings[rows],
+            )
+        )
+        for i, decision in enumerate(answer.decisions):
+            driver = decision.driver
             if driver is None:
                 continue
-            if not 0 <= driver < drivers or not self._host.engine.commit(0, driver, row):
-                return f"driver row {driver} cannot take booking row {row}"
+            if not 0 <= driver < drivers or not self._host.engine.commit(0, driver, i):
+                return f"driver row {driver} cannot take booking row {decision.booking}"
         return None
 
 

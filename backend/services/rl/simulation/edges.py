@@ -9,7 +9,7 @@ could do, and which bookings start near where this one ends.
 Everything is in the order of one and clipped to ±10 (the regret to ±3).
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ EDGE = (
 NUM_EDGE: Final = len(EDGE)
 SLACK: Final = EDGE.index("slack_min")
 SLACK_UNIT_MIN: Final = 30.0
+FOLLOW_UP, DEMAND = EDGE.index("follow_up_min"), EDGE.index("demand")
+FOLLOW_UP_RANGE: Final = (2.0, CLIP)
+"""`FOLLOW_UP` and `DEMAND` lie between 0 and these."""
 
 _C, _RD, _RB = len(CONTEXT), len(ROW_DRIVER), len(ROW_BOOKING)
 # Rows of the work table: numbers of each booking, in minutes and km.
@@ -123,6 +126,33 @@ def pair_edges(
         pair_booking: ``(P,)`` to write to.
         first: Where to begin.
     """
+    end = present_edges(
+        s, rows, mask, drivers, bookings, hold_back, keep, work, edges, pair_driver, pair_booking,
+        first,
+    )  # fmt: skip
+    add_follow_ups(s, rows, drivers, bookings, work, edges, pair_booking, first, end)
+    return end
+
+
+@kernel
+def present_edges(
+    s: Setup,
+    rows: Rows,
+    mask: Any,
+    drivers: int,
+    bookings: int,
+    hold_back: float,
+    keep: int,
+    work: FloatArray,
+    edges: Rows,
+    pair_driver: IntArray,
+    pair_booking: IntArray,
+    first: int,
+) -> int:
+    """`pair_edges` without what follows the job, which takes the most time.
+
+    Until `add_follow_ups` has been there, `FOLLOW_UP` holds the minutes until the job is done.
+    """
     now = rows[0] * s.rules.horizon
     first_booking = _C + drivers * _RD
     open_now = 0
@@ -138,7 +168,7 @@ def pair_edges(
         work[_P_ZONE, b] = np.floor(rows[k + 16] * 100.0 + 0.5)
         work[_D_ZONE, b] = np.floor(rows[k + 17] * 100.0 + 0.5)
         work[_BEST, b] = work[_SECOND, b] = np.inf
-        work[_BEST_TRAVEL, b] = work[_DONE_AT, b] = np.inf
+        work[_BEST_TRAVEL, b] = np.inf
         work[_COUNT, b] = 0.0
     end = first
     for d in range(drivers):
@@ -148,20 +178,6 @@ def pair_edges(
                 if _own_features(s, rows, now, d, b, drivers, most, work, edges[end]):
                     pair_driver[end], pair_booking[end] = d, b
                     end += 1
-    if end == first:
-        return end
-    # Minutes from each dropoff to each pickup, at the day's mean speed.
-    onward = work[_BOOKING_WORK:]
-    done = work[_BOOKING_WORK + bookings]
-    last = -np.inf
-    for b in range(open_now):
-        done[b] = 0.0
-        last = max(last, work[_WINDOW_END, b])
-        work[_LAST_SO_FAR, b] = last
-    soonest = np.inf
-    for b in range(open_now - 1, -1, -1):
-        soonest = min(soonest, work[_PROMISED, b])
-        work[_FIRST_FROM_HERE, b] = soonest
     on_duty = 0
     for d in range(drivers):
         on_duty += rows[_C + d * _RD + 11] > 0.0
@@ -173,12 +189,10 @@ def pair_edges(
         while behind < end and pair_driver[behind] == d:
             nearest = min(nearest, edges[behind, 1])
             behind += 1
+        choice = np.float32(np.log1p(behind - p))
         for q in range(p, behind):
             b = pair_booking[q]
             out = edges[q]
-            if done[b] == 0.0:
-                done[b] = 1.0
-                _onward_minutes(s, work, b, open_now, onward[b])
             pickup = now + out[7] * 30.0
             better = work[_SECOND, b] if pickup <= work[_BEST, b] else work[_BEST, b]
             out[12] = np.float32(min(3.0, max(-3.0, (better - pickup) / 10.0)))
@@ -186,13 +200,95 @@ def pair_edges(
             out[13] = _clip(out[1] - work[_BEST_TRAVEL, b])
             out[14] = _clip(out[1] - nearest)
             out[15] = np.float32(np.log1p(work[_COUNT, b]))
-            out[16] = np.float32(np.log1p(behind - p))
-            _follow_up(s, work, onward, open_now, b, now + out[19], out)
+            out[16] = choice
+            out[FOLLOW_UP], out[DEMAND] = out[19], np.float32(0.0)
             out[19] = _clip((rows[_C + d * _RD + 3] * 240.0 - out[19]) / 120.0)
             out[25] = np.float32(load)
             out[26] = _clip(day_left)
         p = behind
     return end
+
+
+@kernel
+def add_follow_ups(
+    s: Setup,
+    rows: Rows,
+    drivers: int,
+    bookings: int,
+    work: FloatArray,
+    edges: Rows,
+    pair_booking: IntArray,
+    first: int,
+    end: int,
+) -> None:
+    """Complete rows ``first:end`` of `present_edges`, or those of them that were left."""
+    if end == first:
+        return
+    now = rows[0] * s.rules.horizon
+    open_now = 0
+    while open_now < bookings and rows[_C + drivers * _RD + open_now * _RB] != 0.0:
+        open_now += 1
+    # Minutes from each dropoff to each pickup, at the day's mean speed.
+    onward = work[_BOOKING_WORK:]
+    done = work[_BOOKING_WORK + bookings]
+    last = -np.inf
+    for b in range(open_now):
+        done[b] = 0.0
+        work[_DONE_AT, b] = np.inf
+        last = max(last, work[_WINDOW_END, b])
+        work[_LAST_SO_FAR, b] = last
+    soonest = np.inf
+    for b in range(open_now - 1, -1, -1):
+        soonest = min(soonest, work[_PROMISED, b])
+        work[_FIRST_FROM_HERE, b] = soonest
+    for q in range(first, end):
+        b = pair_booking[q]
+        if done[b] == 0.0:
+            done[b] = 1.0
+            _onward_minutes(s, work, b, open_now, onward[b])
+        _follow_up(s, work, onward, open_now, b, now + edges[q, FOLLOW_UP], edges[q])
+
+
+class Ceiling(NamedTuple):
+    """A score that no edge exceeds: convex and piecewise linear in its features.
+
+    ``driver[d] + booking[b] + sum over k of max(rising[k] * x, falling[k] * x)`` with ``x`` the
+    k-th feature less its ``centre``; what follows the job does not enter, its most is in
+    ``driver``.
+    """
+
+    rising: FloatArray  # (NUM_EDGE,)
+    falling: FloatArray  # (NUM_EDGE,)
+    centre: FloatArray  # (NUM_EDGE,)
+    driver: FloatArray  # (N,)
+    booking: FloatArray  # (M,)
+
+
+@kernel
+def drop_hopeless(
+    ceiling: Ceiling,
+    edges: Rows,
+    pair_driver: IntArray,
+    pair_booking: IntArray,
+    first: int,
+    end: int,
+) -> int:
+    """Close up the rows ``first:end`` that may score above 0; returns their end."""
+    left = first
+    for p in range(first, end):
+        d, b = pair_driver[p], pair_booking[p]
+        most = ceiling.driver[d] + ceiling.booking[b]
+        for k in range(NUM_EDGE):
+            x = edges[p, k] - ceiling.centre[k]
+            most += max(ceiling.rising[k] * x, ceiling.falling[k] * x)
+        if most <= 0.0:
+            continue
+        if left < p:
+            for k in range(NUM_EDGE):
+                edges[left, k] = edges[p, k]
+            pair_driver[left], pair_booking[left] = d, b
+        left += 1
+    return left
 
 
 @inlined
@@ -251,6 +347,11 @@ def _own_features(
         work[_BEST, b] = shown
     else:
         work[_SECOND, b] = min(work[_SECOND, b], shown)
+    # Most pairs wait: a bound on the pace spares the exact departure.
+    if s.travel.kind != MATRIX and (
+        window_end - km * s.rules.slowest_min_per_km - ready > hold_back + _ROUNDING_MIN
+    ):
+        return False
     slack = depart_min(s.travel, window_end, km, zone_from, zone_to) - ready
     if slack > hold_back:
         return False

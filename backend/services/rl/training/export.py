@@ -6,6 +6,7 @@ is not considered. The dense form computes every pair, valid or not, so that sha
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -265,7 +266,9 @@ def _deciding_layers(graph: Graph, path: Path) -> list[str]:
     """Nodes that must stay float for the decisions to stay: found by leaving out one at a time.
 
     In the pair network the linear score of an edge: its numbers of order ten lie beside others of
-    order a hundredth, one INT8 step for all of them. In the flat one the last two layers.
+    order a hundredth, one INT8 step for all of them. In the flat one all but the largest matrix:
+    on a trained network 99.5 % of decisions stayed, with the first layer in INT8 too 97.9 %. That
+    is no promise to pass the gate, which also looks at rewards.
     """
     import onnx
 
@@ -275,7 +278,8 @@ def _deciding_layers(graph: Graph, path: Path) -> list[str]:
     if isinstance(graph, PairGraph):
         linear = [n for n in linear if [NUM_EDGE, 1] in [shapes.get(i) for i in n.input]]
     else:
-        linear = linear[-2:]
+        largest = max(linear, key=lambda n: max(math.prod(shapes.get(i, [0])) for i in n.input))
+        linear = [n for n in linear if n is not largest]
     # Quantisation renames a Gemm when it takes it apart.
     return [name for n in linear for name in (n.name, f"{n.name}_MatMul")]
 

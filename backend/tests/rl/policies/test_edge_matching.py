@@ -10,14 +10,21 @@ from services.rl.policies.edge_matching import (
     decide_edge_matching,
     play_edge_matching,
 )
-from services.rl.policies.pair_network import NO_NETWORK, pair_weights
+from services.rl.policies.pair_network import (
+    NO_NETWORK,
+    context_of,
+    pair_ceiling,
+    pair_scores,
+    pair_weights,
+)
 from services.rl.policies.tuning import UNTUNED, UNTUNED_LINEAR
-from services.rl.simulation.edges import EDGE, NUM_EDGE
+from services.rl.simulation.edges import EDGE, NUM_EDGE, edges_of_rows
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.host import HostWorld
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.simulation.types import DispatchState
 
+from ..pair_states import SCENARIOS as EVERY_SIZE
 from ..pair_states import network_of
 from ..simulation.worlds import disturbed, manhattan, small_with_shift_ends
 
@@ -177,3 +184,113 @@ def test_without_a_positive_score_everything_waits():
     taken = chosen_at(engine, linear(weights, np.inf))
     assert len(taken) > 5
     assert len({row for _, row, _ in taken}) == len(taken)
+
+
+# --- pairs that are not scored -------------------------------------------------------------------
+
+
+def decided_on_all_pairs(host, weights, network, hold_back):
+    """``[(driver, row, score)]`` by complete edges and the score of every pair, round by round."""
+    drivers, taken = host.layout.num_drivers, []
+    while True:
+        host.engine.observe(0)
+        rows, mask = host.engine.out.observation[:1], host.engine.out.mask[:1] != 0
+        room, shown = int(mask.sum()) + 1, host.layout.max_bookings
+        edges = np.empty((room, NUM_EDGE), dtype=np.float32)
+        driver, booking = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+        ends = np.zeros(1, dtype=np.int64)
+        edges_of_rows(
+            *host.memory, rows, mask, drivers, shown, hold_back, np.full(1, -1), ends, edges,
+            driver, booking,
+        )  # fmt: skip
+        pairs = int(ends[0])
+        learned = np.zeros(pairs, dtype=np.float32)
+        if network is not NO_NETWORK:
+            pair_scores(network, rows[0], drivers, shown, edges[:pairs], driver, booking, learned)
+        total = learned.astype(np.float64)
+        for k in range(NUM_EDGE):
+            total += weights[k] * edges[:pairs, k]
+        open_rows = host.open_rows().copy()
+        score = np.zeros((drivers, max(1, len(open_rows))))
+        score[driver[:pairs], booking[:pairs]] = np.maximum(total, 0.0)
+        if not score.any():
+            return taken
+        for i, d in sorted(((i, d) for d, i in enumerate(kernels.assign(score))), reverse=True):
+            if i >= 0 and score[d, i] > 0.0:
+                taken.append((d, int(open_rows[i]), float(score[d, i])))
+                host.engine.commit(0, d, int(open_rows[i]))
+
+
+@pytest.mark.parametrize("kind", [LINEAR, NETWORK])
+@pytest.mark.parametrize("name", ["geneva", "overload", "forty drivers", "no edges"])
+def test_leaving_out_hopeless_pairs_changes_no_decision(name, kind):
+    """To the bit: the same commitments, in the same order, at the same scores."""
+    scenario = EVERY_SIZE["geneva" if name == "no edges" else name]()
+    engine = Engine(scenario)
+    weights, network = UNTUNED_LINEAR.array(), NO_NETWORK
+    if kind == NETWORK:
+        net = network_of(Engine(scenario, observation="rows"), edges=name != "no edges")
+        network = pair_weights({k: v.numpy() for k, v in net.state_dict().items()})
+        weights = 0.3 * weights
+    plain = HostWorld(scenario, observation="rows")
+    whole = HostWorld(scenario, observation="rows", max_bookings=400)
+    compared = 0
+    engine.start([11])
+    while not engine.ended():
+        state, rows = engine.state(), engine.open_rows()
+        plain.load(state)
+        ours = chosen_at(
+            plain.engine,
+            lambda memory, chosen: decide_edge_matching(
+                *memory, 0, kind, weights, network, 40.0, chosen
+            ),
+        )
+        if len(rows) <= 400:
+            whole.load(state)
+            theirs = decided_on_all_pairs(whole, weights, network, 40.0)
+            assert ours == theirs
+            compared += len(ours)
+        for d, i, _score in ours:
+            engine.commit(0, d, int(rows[i]))
+        engine.wait(0)
+    assert compared > 10
+
+
+def test_the_ceiling_lies_above_every_score_and_leaves_out_most():
+    """On a trained-like network: large linear weights beside a small hidden part."""
+    scenario = EVERY_SIZE["forty drivers"]()
+    host = HostWorld(scenario, observation="rows", max_bookings=400)
+    net = network_of(Engine(scenario, observation="rows"))
+    network = pair_weights({k: v.numpy() for k, v in net.state_dict().items()})
+    network = network._replace(
+        pair_score=network.pair_score * np.float32(0.1),
+        edge_score=UNTUNED_LINEAR.array().astype(np.float32),
+    )
+    engine, nothing = Engine(scenario), np.zeros(NUM_EDGE)
+    engine.start([5])
+    kept = pairs = 0
+    for _ in range(60):
+        host.load(engine.state())
+        rows, mask = host.engine.out.observation[:1], host.engine.out.mask[:1] != 0
+        room, shown, drivers = int(mask.sum()) + 1, 400, host.layout.num_drivers
+        edges = np.empty((room, NUM_EDGE), dtype=np.float32)
+        driver, booking = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+        ends = np.zeros(1, dtype=np.int64)
+        edges_of_rows(
+            *host.memory, rows, mask, drivers, shown, 40.0, np.full(1, -1), ends, edges, driver,
+            booking,
+        )  # fmt: skip
+        n = int(ends[0])
+        if n:
+            scores = np.zeros(n, dtype=np.float32)
+            pair_scores(network, rows[0], drivers, shown, edges[:n], driver, booking, scores)
+            context = np.empty(24, dtype=np.float32)
+            wait = context_of(network, rows[0], drivers, shown, context)
+            c = pair_ceiling(network, nothing, rows[0], drivers, shown, context, wait, edges[:n])
+            x = edges[:n] - c.centre
+            ceiling = c.driver[driver[:n]] + c.booking[booking[:n]]
+            ceiling += np.maximum(c.rising * x, c.falling * x).sum(1)
+            assert (ceiling > scores).all()
+            kept, pairs = kept + int((ceiling > 0.0).sum()), pairs + n
+        engine.wait(0)
+    assert 0 < kept < 0.8 * pairs

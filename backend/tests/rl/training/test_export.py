@@ -141,6 +141,8 @@ def test_no_trace_of_the_machine_is_in_a_graph(graphs):
 
 
 def test_the_flat_network_is_exported_with_its_mask(tmp_path):
+    import onnx
+
     torch.manual_seed(0)
     graph = graph_of(QNetwork(122, 201, (64, 48, 32), dueling=True), 0.1)
     files = export_onnx(graph, tmp_path)
@@ -155,6 +157,8 @@ def test_the_flat_network_is_exported_with_its_mask(tmp_path):
         assert (q[~feed["mask"]] == -1e9).all()
         limit = 1e-4 if name == FLOAT else 3.0
         assert np.abs(q - expected)[feed["mask"]].max() < limit
+    names = [n.op_type for n in onnx.load(str(files[INT8_MIXED])).graph.node]
+    assert names.count("MatMulInteger") == 1  # the largest matrix alone
 
 
 def test_an_engine_serves_a_graph(bundle, model):
