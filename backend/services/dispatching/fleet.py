@@ -32,7 +32,7 @@ from services.rl.simulation.types import (
     DispatchState,
 )
 
-from .operating_day import OperatingDay
+from .operating_day import OperatingDay, operating_day
 from .reach import age, km_between, stretch
 
 OPEN_STATUSES = ("PENDING",)
@@ -111,6 +111,7 @@ class Fleet:
         pins: Driver id by booking id.
         stretched: Ids of bookings that nobody can reach within the grace any more, shown with a
             window that somebody can: a patient stays on the list until a person says otherwise.
+        off: Ids of drivers who said that they work no more today.
     """
 
     state: DispatchState
@@ -120,6 +121,7 @@ class Fleet:
     commitments: dict[int, list[Any]]
     pins: dict[int, int]
     stretched: frozenset[int]
+    off: frozenset[int] = frozenset()
 
 
 def read_fleet(
@@ -151,11 +153,13 @@ def read_fleet(
     horizon = day.instant(scenario.rules.horizon_min)
     bookings = tuple(rows_of(_BOOKINGS, {**company, "horizon": horizon, "now": now}))
     status = {row.driver_id: row for row in rows_of(_STATUSES, company)}
+    off = said_off(status.values(), now, day, scenario, zone)
     commitments: dict[int, list[Any]] = {driver.id: [] for driver in drivers}
+    booked: set[int] = set()
     for row in rows_of(_COMMITMENTS, company):
+        booked.add(row.booking_id)  # also if its driver is not active any more: it has one
         if row.driver_id in commitments:
             commitments[row.driver_id].append(row)
-    booked = {row.booking_id for rows in commitments.values() for row in rows}
     jobs = {row.id: row for row in rows_of(_COMMITTED, company)} if booked else {}
     pins = {row.booking_id: row.driver_id for row in rows_of(_PINS, company)}
     served = _served(rows_of(_SERVED, {**company, "since": day.start}))
@@ -165,6 +169,7 @@ def read_fleet(
         fleet_rows[d] = _driver_row(
             driver,
             status.get(driver.id),
+            driver.id in off,
             [(row, jobs[row.booking_id]) for row in commitments[driver.id]],
             served.get(driver.id, (0, 0.0)),
             now,
@@ -176,7 +181,7 @@ def read_fleet(
     state, stretched = state_of(
         fleet_rows, [driver.id for driver in drivers], waiting, now, day, scenario, tables
     )
-    return Fleet(state, day, waiting, drivers, commitments, pins, stretched)
+    return Fleet(state, day, waiting, drivers, commitments, pins, stretched, off)
 
 
 def state_of(
@@ -265,24 +270,59 @@ def _or(value: float | None, default: float) -> float:
 
 
 def shift_of(
-    driver: Driver, status: DriverStatus | None, day: OperatingDay, zone: ZoneInfo
+    driver: Driver,
+    status: DriverStatus | None,
+    now: datetime,
+    day: OperatingDay,
+    scenario: Scenario,
+    zone: ZoneInfo,
 ) -> tuple[float, float]:
-    """Minutes of the operating day from and until which a driver works."""
+    """Minutes of the operating day from and until which a driver works.
+
+    Hours that were said hold on their day, and until they are over; then the roster does again.
+    """
     local = day.start.astimezone(zone)
     begin = datetime.combine(local.date(), driver.shift_start, zone)
     end = datetime.combine(local.date(), driver.shift_end, zone)
     if end <= begin:
         end = datetime.combine(local.date() + timedelta(days=1), driver.shift_end, zone)
-    if status is not None and status.shift_start_at is not None:
-        begin = status.shift_start_at
-    if status is not None and status.shift_end_at is not None:
-        end = status.shift_end_at
+    if status is not None:
+        said_begin, said_end = status.shift_start_at, status.shift_end_at
+        if said_end is not None:
+            holds = said_end > now or said_end >= day.start
+        else:
+            holds = said_begin is not None and _of(said_begin, day, scenario, zone)
+        if holds:
+            begin, end = said_begin or begin, said_end or end
     return day.minute(begin), max(day.minute(begin), day.minute(end))
+
+
+def said_off(
+    statuses: Iterable[Any], now: datetime, day: OperatingDay, scenario: Scenario, zone: ZoneInfo
+) -> frozenset[int]:
+    """Ids of drivers who said, this operating day, that they work no more.
+
+    A status alone does not say so: a driver whose position is told has one, and is not on shift by
+    word but by roster. Whoever said it early, before the day begins, is off for that day.
+    """
+    return frozenset(
+        row.driver_id
+        for row in statuses
+        if not row.on_shift
+        and row.shift_end_at is not None
+        and (row.shift_end_at > now or _of(row.shift_end_at, day, scenario, zone))
+    )
+
+
+def _of(instant: datetime, day: OperatingDay, scenario: Scenario, zone: ZoneInfo) -> bool:
+    """Whether an instant belongs to an operating day or to a later one."""
+    return operating_day(instant, scenario.rules, zone).date >= day.date
 
 
 def _driver_row(
     driver: Driver,
     status: DriverStatus | None,
+    off: bool,
     queue: Sequence[tuple[Commitment, Booking]],
     served: tuple[int, float],
     now: datetime,
@@ -292,7 +332,10 @@ def _driver_row(
     zone: ZoneInfo,
 ) -> tuple[object, ...]:
     now_min = day.minute(now)
-    start, end = shift_of(driver, status, day, zone)
+    start, end = shift_of(driver, status, now, day, scenario, zone)
+    if off:  # takes nothing more, not even what overtime would allow
+        end = min(end, now_min - scenario.rules.overtime_min - 1.0)
+        start = min(start, end)
     base = scenario.place.base
     lat = base.lat if driver.home_lat is None else driver.home_lat
     lon = base.lon if driver.home_lon is None else driver.home_lon
@@ -309,8 +352,6 @@ def _driver_row(
                                tables, (lat, lon))  # fmt: skip
         busy += free - begin
         lat, lon, fresh = booking.dropoff_lat, booking.dropoff_lon, False
-    # Somebody who said that they are off takes nothing more, whatever the roster says.
-    off = status is not None and not status.on_shift and status.shift_start_at is not None
     values = {
         "lat": lat,
         "lon": lon,
@@ -318,7 +359,7 @@ def _driver_row(
         "free_at_min": free,
         "committed": len(queue),
         "shift_start_min": start,
-        "shift_end_min": min(end, max(start, now_min)) if off else end,
+        "shift_end_min": end,
         "wheelchair": driver.wheelchair_vehicle,
         "emergency": driver.driver_type.upper() == "EMERGENCY",
         "down": status is not None and status.down,

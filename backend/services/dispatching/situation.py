@@ -152,8 +152,8 @@ def _driver(
     queue = fleet.commitments[driver.id]
     first = queue[0] if queue else None
     booking = None if first is None else jobs.get(first.booking_id)
-    start, end = shift_of(driver, status, fleet.day, zone)
-    off = status is not None and not status.on_shift and status.shift_start_at is not None
+    start, end = shift_of(driver, status, now, fleet.day, scenario, zone)
+    off = driver.id in fleet.off
     seen = _seen_min(status, now)
     state: DriverState = "free"
     if bool(row["down"]):

@@ -74,3 +74,50 @@ def test_what_cannot_be_is_named(api, path, body, field):
 )
 def test_a_shift_that_cannot_be_is_named(api, body, field):
     assert is_problem(api("POST", "drivers/11/on-shift", body), 422, field)
+
+
+SOON = "2026-03-02T10:05:00+01:00"  # in five minutes
+HOURS = {"shift_start_at": "2026-03-02T08:00:00+01:00", "shift_end_at": "2026-03-02T16:00:00+01:00"}
+
+
+def driver_for(api, scheduled_time=SOON):
+    booking = api("POST", "bookings", a_booking(scheduled_time=scheduled_time)).get_json()["id"]
+    return api("POST", "dispatch", {"booking_id": booking}).get_json()["driver_id"]
+
+
+@pytest.mark.parametrize("began", [None, {}, HOURS])
+def test_who_went_off_shift_gets_nothing_today_and_works_by_roster_tomorrow(api, began):
+    for driver in (11, 12):
+        if began is not None:
+            api("POST", f"drivers/{driver}/on-shift", began)
+        api("POST", f"drivers/{driver}/off-shift", {})
+        api("PUT", f"drivers/{driver}/position", {"lat": 46.2, "lon": 6.14})
+    assert driver_for(api) is None
+    api("POST", "drivers/12/on-shift", {})
+    assert driver_for(api) == 12
+    api.clock.advance(minutes=24 * 60)
+    api("POST", "drivers/12/off-shift", {})
+    assert driver_for(api, "2026-03-03T10:05:00+01:00") == 11
+
+
+def test_who_calls_in_sick_before_the_day_begins_is_off_for_that_day(api):
+    api.clock.advance(minutes=-6 * 60)  # four in the morning
+    for driver in (11, 12):
+        api("POST", f"drivers/{driver}/off-shift", {})
+    api.clock.advance(minutes=6 * 60)
+    assert driver_for(api) is None
+
+
+def test_hours_that_were_said_for_one_day_do_not_hold_on_the_next(api):
+    for driver in (11, 12):
+        api("POST", f"drivers/{driver}/on-shift", HOURS)
+    api.clock.advance(minutes=24 * 60)
+    assert driver_for(api, "2026-03-03T10:05:00+01:00") is not None
+
+
+def test_a_pin_to_who_went_off_shift_does_not_keep_the_patient_waiting(api):
+    booking = api("POST", "bookings", a_booking(scheduled_time=SOON)).get_json()["id"]
+    pin = {"driver_id": 11, "reason_code": "continuity_of_care"}
+    assert api("PUT", f"bookings/{booking}/pin", pin).status_code == 200
+    api("POST", "drivers/11/off-shift", {})
+    assert api("POST", "dispatch", {"booking_id": booking}).get_json()["driver_id"] == 12
