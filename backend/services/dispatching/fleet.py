@@ -45,6 +45,8 @@ FRESH_MIN = 10.0
 """A position older than this says where a driver was, not where they are."""
 
 _DROPOFF_SERVICE_MIN = _PICKUP_SERVICE_MIN = 7.0  # where the booking does not say
+_LONGEST_SERVICE_MIN = 1440.0
+_EARLIEST_MIN = -366 * 1440.0  # what a host dates before that was not dated
 
 # Built once, and read as plain columns: they run at every decision, and objects that the session
 # keeps track of took most of its time.
@@ -240,9 +242,13 @@ def _hash_of(scenario: Scenario) -> str:
     return known[1]
 
 
+def _on_earth(lat: float | None, lon: float | None) -> bool:
+    return lat is not None and lon is not None and abs(lat) <= 90.0 and abs(lon) <= 180.0
+
+
 def _booking_row(booking: Any, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
     rules = scenario.rules
-    created = day.minute(booking.created_at)
+    created = max(_EARLIEST_MIN, day.minute(booking.created_at))
     promised = max(day.minute(booking.scheduled_time), created)
     values = {
         "created_min": created,
@@ -266,7 +272,8 @@ def _booking_row(booking: Any, day: OperatingDay, scenario: Scenario) -> tuple[o
 
 
 def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+    """Minutes of service as the host has them; what cannot be is as if it were not there."""
+    return value if value is not None and 0.0 <= value <= _LONGEST_SERVICE_MIN else default
 
 
 def shift_of(
@@ -337,8 +344,9 @@ def _driver_row(
         end = min(end, now_min - scenario.rules.overtime_min - 1.0)
         start = min(start, end)
     base = scenario.place.base
-    lat = base.lat if driver.home_lat is None else driver.home_lat
-    lon = base.lon if driver.home_lon is None else driver.home_lon
+    lat, lon = base.lat, base.lon
+    if _on_earth(driver.home_lat, driver.home_lon):
+        lat, lon = driver.home_lat, driver.home_lon
     fresh = False
     if status is not None and status.lat is not None and status.lon is not None:
         lat, lon = status.lat, status.lon

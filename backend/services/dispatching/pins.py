@@ -74,8 +74,8 @@ def set_pins_aside(
     """The fleet as policies may see it, without pinned bookings; and what becomes of those.
 
     A pin that cannot be kept (the driver is not active, went off shift, is out of service, or has
-    the wrong vehicle) does not count: the patient is not to wait for it. Where the driver's queue is full the booking
-    waits for a place. A booking that is due is in the driver's work already.
+    the wrong vehicle) does not count: the patient is not to wait for it. Where the driver's queue
+    is full the booking waits for a place. A booking that is due is in the driver's work already.
     """
     if not any(booking.id in fleet.pins for booking in fleet.bookings):
         return fleet, ()

@@ -1,6 +1,7 @@
 """Dispatching over HTTP: one decision per booking, whoever asks, how often and how many at once."""
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import func, select
@@ -248,3 +249,45 @@ def test_an_overdue_patient_is_not_dropped(api):
 def test_a_fleet_that_changes_all_the_time_is_told_to_ask_again():
     problem = from_exception(BusyError("the fleet changes faster than it can be decided"))
     assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
+
+
+# --- rows as a host may hold them --------------------------------------------------------------
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("column", "value", "left_out"),
+    [
+        ("pickup_lon", 1000.0, True),  # latitude and longitude interchanged, metres, ...
+        ("dropoff_lat", float("inf"), True),
+        ("created_at", datetime(1970, 1, 1, tzinfo=UTC), False),
+        ("pickup_service_min", -5.0, False),
+        ("dropoff_service_min", 1e9, False),
+    ],
+)
+def test_one_impossible_booking_does_not_keep_the_others_from_a_driver(
+    api, column, value, left_out
+):
+    sound, odd = (booked(api) for _ in range(2))
+    with api.services.database.writing() as work:
+        setattr(work.get(Booking, odd), column, value)
+    assert api("POST", "dispatch", {"booking_id": sound}).get_json()["action"] == "assign"
+    assert (api("POST", "dispatch", {"booking_id": odd}).status_code == 404) == left_out
+
+
+@pytest.mark.parametrize(("column", "value"), [("home_lat", 1000.0), ("home_lon", float("inf"))])
+def test_a_driver_whose_home_is_nowhere_starts_at_the_base(api, column, value):
+    with api.services.database.writing() as work:
+        setattr(work.get(Driver, 12), column, value)
+    assert api("POST", "dispatch", {"booking_id": booked(api)}).status_code == 200
+
+
+def test_an_open_booking_that_a_retired_driver_has_does_not_stop_the_company(api):
+    kept, sound = (booked(api) for _ in range(2))
+    commit(api, kept, 11)
+    with api.services.database.writing() as work:  # as a host may: not by our override
+        work.get(Driver, 11).is_active = False
+        work.get(Booking, kept).status = "PENDING"
+    decided = api("POST", "dispatch", {"booking_id": sound})
+    assert (decided.status_code, decided.get_json()["driver_id"]) == (200, 12)
+    assert api("POST", "dispatch/batch", {}).status_code == 200
