@@ -1,14 +1,17 @@
 """Dispatching over HTTP: one decision per booking, whoever asks, how often and how many at once."""
 
 import threading
+import zlib
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import func, select
 
-from models import Assignment, Booking, Commitment, Decision, Driver
+from models import Assignment, Booking, Commitment, Decision, Driver, FleetSnapshot
 from routes.problems import from_exception
 from services.dispatching.fates import BusyError
+from services.rl.ab_dispatcher import ABDispatcher
+from services.rl.simulation.types import DispatchState
 
 from .conftest import a_booking, commit, is_problem, on_both
 
@@ -249,6 +252,39 @@ def test_an_overdue_patient_is_not_dropped(api):
 def test_a_fleet_that_changes_all_the_time_is_told_to_ask_again():
     problem = from_exception(BusyError("the fleet changes faster than it can be decided"))
     assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
+
+
+@on_both
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"scheduled_time": "2026-03-02T10:12:00+01:00"},
+        {"pickup": {"lat": 46.21, "lon": 6.15}},
+        {"wheelchair_need": True},
+    ],
+)
+def test_a_booking_that_is_edited_while_it_is_decided_is_decided_again(api, monkeypatch, edit):
+    booking, real, edits = booked(api), ABDispatcher.decide, [edit]
+
+    def decide(self, *given, **options):
+        decided = real(self, *given, **options)
+        if edits:
+            assert api("PATCH", f"bookings/{booking}", edits.pop()).status_code == 200
+        return decided
+
+    monkeypatch.setattr(ABDispatcher, "decide", decide)
+    answer = api("POST", "dispatch", {"booking_id": booking}).get_json()
+    monkeypatch.undo()
+    if "wheelchair_need" in edit:
+        assert (answer["driver_id"], answer["serviceable"]) == (None, False)
+        return
+    with api.services.database.reading() as work:
+        row, plan = work.get(Booking, booking), work.get(Commitment, booking)
+    assert plan.planned_pickup_at >= row.scheduled_time
+    with api.services.database.reading() as work:
+        snapshot = work.get(FleetSnapshot, work.get(Decision, answer["decision_id"]).snapshot_id)
+    seen = DispatchState.from_json(zlib.decompress(snapshot.payload).decode()).bookings[0]
+    assert (seen["pickup_lat"], seen["pickup_lon"]) == (row.pickup_lat, row.pickup_lon)
 
 
 # --- rows as a host may hold them --------------------------------------------------------------
