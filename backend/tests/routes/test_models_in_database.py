@@ -10,6 +10,7 @@ from config import Config
 from extensions import EXTENSION
 from migrations import upgrade
 from services.model_registry import SqlRegistry
+from services.rl.simulation.scenarios import load_scenario
 from tests.rl.serving.models import bundle_of
 
 from .conftest import GENEVA, NOW, Api, fill, is_problem, on_both
@@ -62,6 +63,17 @@ def test_one_company_promotes_and_rolls_back_and_the_other_does_not_notice(api, 
     assert ("champion", "one", "complaints", second, first) in told
     other = api("GET", "models", key="two").get_json()["history"]
     assert {e["who"] for e in other} == {"night"}  # the default's only
+
+
+def test_a_model_of_another_world_is_no_champion_here(api, two, tmp_path):
+    world = load_scenario("geneva_small")
+    foreign = api.services.registry.register(
+        bundle_of("matching", tmp_path, world).path, "night", "other world"
+    )
+    answer = api("POST", f"models/{foreign}/promote", WHY)
+    assert is_problem(answer, 409, "path.version")
+    assert "another scenario" in answer.get_json()["detail"]
+    assert champion(api) == []
 
 
 def test_what_cannot_be_promoted(api, two):
