@@ -155,6 +155,11 @@ class Desk:
         self._champion[company_id] = (now, version)
         return version
 
+    def stood_in_for(self) -> list[str]:
+        """Champions, as last looked up, that the heuristic stands in for in this process."""
+        champions = {version for _, version in [*self._champion.values()]}
+        return sorted(champions & {*self.problems})
+
     def engine(self, version: str) -> InferenceEngine:
         """The engine of a version; one that cannot be loaded is replaced by the heuristic."""
         found = self._engines.get(version)
