@@ -122,6 +122,12 @@ def test_an_overdue_patient_is_told_of_and_not_dropped(api):
          "body.drivers.0.shift_end"),
         (lambda s: s.update(booking_ids=[3]), "body.booking_ids.0"),
         (lambda s: s.update(at="yesterday"), "body.at"),
+        (lambda s: s.update(at="2097-12-31T23:59:59Z"), "body.drivers.0.shift_start"),
+        (lambda s: s["drivers"][1].update(free_at="2060-01-01T00:00:00Z"),
+         "body.drivers.1.free_at"),
+        (lambda s: s["bookings"][1].update(created_at="2002-01-01T00:00:00Z"),
+         "body.bookings.1.created_at"),
+        (lambda s: s["drivers"][0].update(committed=4), "body.drivers.0.committed"),
         (lambda s: s.update(bookings=s["bookings"] * 5_000), "body.bookings"),
     ],
 )  # fmt: skip
