@@ -7,7 +7,7 @@ notes are not in the tables' mapping and cannot get here.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -287,12 +287,14 @@ def shift_of(
     """Minutes of the operating day from and until which a driver works.
 
     Hours that were said hold on their day, and until they are over; then the roster does again.
+    Between two operating days the shift that is still running counts, not the next one alone.
     """
-    local = day.start.astimezone(zone)
-    begin = datetime.combine(local.date(), driver.shift_start, zone)
-    end = datetime.combine(local.date(), driver.shift_end, zone)
-    if end <= begin:
-        end = datetime.combine(local.date() + timedelta(days=1), driver.shift_end, zone)
+    local = day.start.astimezone(zone).date()
+    begin, end = _roster(driver, local, zone)
+    if begin > now:
+        earlier_begin, earlier_end = _roster(driver, local - timedelta(days=1), zone)
+        if earlier_end > now:
+            begin, end = earlier_begin, end if earlier_end >= begin else earlier_end
     if status is not None:
         said_begin, said_end = status.shift_start_at, status.shift_end_at
         if said_end is not None:
@@ -302,6 +304,15 @@ def shift_of(
         if holds:
             begin, end = said_begin or begin, said_end or end
     return day.minute(begin), max(day.minute(begin), day.minute(end))
+
+
+def _roster(driver: Driver, local: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """The daily shift that begins on a local date."""
+    begin = datetime.combine(local, driver.shift_start, zone)
+    end = datetime.combine(local, driver.shift_end, zone)
+    if end <= begin:
+        end = datetime.combine(local + timedelta(days=1), driver.shift_end, zone)
+    return begin, end
 
 
 def said_off(

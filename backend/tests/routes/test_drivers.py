@@ -1,6 +1,10 @@
 """Drivers over HTTP: where they are and whether they work."""
 
+from datetime import time
+
 import pytest
+
+from models import Driver
 
 from .conftest import a_booking, commit, is_problem, on_both
 
@@ -113,6 +117,31 @@ def test_hours_that_were_said_for_one_day_do_not_hold_on_the_next(api):
         api("POST", f"drivers/{driver}/on-shift", HOURS)
     api.clock.advance(minutes=24 * 60)
     assert driver_for(api, "2026-03-03T10:05:00+01:00") is not None
+
+
+@pytest.mark.parametrize(
+    ("shift", "hours_later", "promised"),
+    [
+        ((14, 22), 9, "2026-03-02T19:10:00+01:00"),  # the scenario's day has ended at 16:30
+        ((22, 6), 17, "2026-03-03T03:10:00+01:00"),
+        ((0, 0), 9, "2026-03-02T19:10:00+01:00"),  # around the clock
+        ((0, 0), 13.9, "2026-03-03T00:00:00+01:00"),
+    ],
+)
+def test_whose_shift_is_running_drives_between_two_operating_days_too(
+    api, shift, hours_later, promised
+):
+    with api.services.database.writing() as work:
+        for driver in (11, 12):
+            row = work.get(Driver, driver)
+            row.shift_start, row.shift_end = (time(hour) for hour in shift)
+    api.clock.advance(minutes=60 * hours_later)
+    assert driver_for(api, promised) is not None
+
+
+def test_whose_shift_is_over_does_not_drive_between_two_operating_days(api):
+    api.clock.advance(minutes=9 * 60)
+    assert driver_for(api, "2026-03-02T19:10:00+01:00") is None
 
 
 def test_a_pin_to_who_went_off_shift_does_not_keep_the_patient_waiting(api):
