@@ -44,6 +44,9 @@ IMMEDIATE_LEAD_MIN = 15.0
 FRESH_MIN = 10.0
 """A position older than this says where a driver was, not where they are."""
 
+AHEAD = timedelta(hours=2)
+"""What is promised within it is seen even where it lies after the operating day's last hour."""
+
 _DROPOFF_SERVICE_MIN = _PICKUP_SERVICE_MIN = 7.0  # where the booking does not say
 _LONGEST_SERVICE_MIN = 1440.0
 _EARLIEST_MIN = -366 * 1440.0  # what a host dates before that was not dated
@@ -152,7 +155,7 @@ def read_fleet(
     drivers = tuple(rows_of(_DRIVERS, company))
     if not drivers:
         return None
-    horizon = day.instant(scenario.rules.horizon_min)
+    horizon = max(day.instant(scenario.rules.horizon_min), now + AHEAD)
     bookings = tuple(rows_of(_BOOKINGS, {**company, "horizon": horizon, "now": now}))
     status = {row.driver_id: row for row in rows_of(_STATUSES, company)}
     off = said_off(status.values(), now, day, scenario, zone)

@@ -139,6 +139,13 @@ def test_whose_shift_is_running_drives_between_two_operating_days_too(
     assert driver_for(api, promised) is not None
 
 
+def test_a_booking_right_after_the_days_last_hour_is_decided_before_it_is_late(api):
+    with api.services.database.writing() as work:
+        work.get(Driver, 11).shift_end = time(22)
+    api.clock.advance(minutes=6 * 60 + 10)  # 16:10; the scenario's day lasts until 16:00
+    assert driver_for(api, "2026-03-02T16:20:00+01:00") == 11
+
+
 def test_whose_shift_is_over_does_not_drive_between_two_operating_days(api):
     api.clock.advance(minutes=9 * 60)
     assert driver_for(api, "2026-03-02T19:10:00+01:00") is None
