@@ -249,6 +249,11 @@ def _on_earth(lat: float | None, lon: float | None) -> bool:
     return lat is not None and lon is not None and abs(lat) <= 90.0 and abs(lon) <= 180.0
 
 
+def _has_places(booking: Any) -> bool:
+    pickup = _on_earth(booking.pickup_lat, booking.pickup_lon)
+    return pickup and _on_earth(booking.dropoff_lat, booking.dropoff_lon)
+
+
 def _booking_row(booking: Any, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
     rules = scenario.rules
     created = max(_EARLIEST_MIN, day.minute(booking.created_at))
@@ -370,6 +375,9 @@ def _driver_row(
     free = max(start, now_min)
     busy = served[1]
     for row, booking in queue:
+        if not _has_places(booking):  # the host has changed it since: the plan is all there is
+            free = max(free, day.minute(row.planned_dropoff_at) + _DROPOFF_SERVICE_MIN)
+            continue
         begin, free = forecast(row, booking, (lat, lon) if fresh else None, free, now_min, day,
                                tables, (lat, lon))  # fmt: skip
         busy += free - begin

@@ -327,3 +327,11 @@ def test_an_open_booking_that_a_retired_driver_has_does_not_stop_the_company(api
     decided = api("POST", "dispatch", {"booking_id": sound})
     assert (decided.status_code, decided.get_json()["driver_id"]) == (200, 12)
     assert api("POST", "dispatch/batch", {}).status_code == 200
+
+
+def test_a_drivers_job_that_lost_its_place_does_not_stop_the_company(api):
+    lost, sound = (booked(api) for _ in range(2))
+    commit(api, lost, 11)
+    with api.services.database.writing() as work:
+        work.get(Booking, lost).dropoff_lat = float("inf")
+    assert api("POST", "dispatch", {"booking_id": sound}).get_json()["driver_id"] == 12
