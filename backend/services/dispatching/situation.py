@@ -17,9 +17,10 @@ from models import Booking, Commitment, Driver, DriverStatus
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelModel, TravelTables, depart_min
 
-from .fleet import FRESH_MIN, Fleet, read_fleet, shift_of
+from .fleet import FRESH_MIN, Fleet, read_fleet
 from .operating_day import OperatingDay, operating_day
 from .reach import earliest_pickups, may_serve
+from .shifts import shift_of
 
 DriverState = Literal["free", "driving", "onboard", "waiting", "off", "down"]
 Urgency = Literal["overdue", "nobody", "late", "now", "soon", "calm"]
