@@ -34,7 +34,7 @@ from services.rl.simulation.types import (
 
 from .operating_day import OperatingDay
 from .reach import age, km_between, stretch
-from .shifts import said_off, shift_of
+from .shifts import shift_of, went_off
 
 OPEN_STATUSES = ("PENDING",)
 """Of bookings that wait for a driver."""
@@ -117,7 +117,7 @@ class Fleet:
         pins: Driver id by booking id.
         stretched: Ids of bookings that nobody can reach within the grace any more, shown with a
             window that somebody can: a patient stays on the list until a person says otherwise.
-        off: Ids of drivers who said that they work no more today.
+        off: Ids of drivers who said that they work no more in this shift.
     """
 
     state: DispatchState
@@ -159,7 +159,11 @@ def read_fleet(
     horizon = max(day.instant(scenario.rules.horizon_min), now + AHEAD)
     bookings = tuple(rows_of(_BOOKINGS, {**company, "horizon": horizon, "now": now}))
     status = {row.driver_id: row for row in rows_of(_STATUSES, company)}
-    off = said_off(status.values(), now, day, scenario, zone)
+    off = frozenset(
+        driver.id
+        for driver in drivers
+        if went_off(driver, status.get(driver.id), now, day, scenario, zone)
+    )
     commitments: dict[int, list[Any]] = {driver.id: [] for driver in drivers}
     booked: set[int] = set()
     for row in rows_of(_COMMITMENTS, company):

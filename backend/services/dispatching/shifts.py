@@ -1,14 +1,14 @@
 """When drivers work: by roster, by what was said for one day, and who went off."""
 
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from models import Driver, DriverStatus
 from services.rl.simulation.scenarios import Scenario
 
 from .operating_day import OperatingDay, operating_day
+
+_SICK_BEFORE_MIN = 8 * 60.0  # said so long before a shift begins, it is of that shift
 
 
 def shift_of(
@@ -50,21 +50,23 @@ def _roster(driver: Driver, local: date, zone: ZoneInfo) -> tuple[datetime, date
     return begin, end
 
 
-def said_off(
-    statuses: Iterable[Any], now: datetime, day: OperatingDay, scenario: Scenario, zone: ZoneInfo
-) -> frozenset[int]:
-    """Ids of drivers who said, this operating day, that they work no more.
+def went_off(
+    driver: Driver,
+    status: DriverStatus | None,
+    now: datetime,
+    day: OperatingDay,
+    scenario: Scenario,
+    zone: ZoneInfo,
+) -> bool:
+    """Whether a driver said that they work no more in this shift, or not in the next one.
 
     A status alone does not say so: a driver whose position is told has one, and is not on shift by
-    word but by roster. Whoever said it early, before the day begins, is off for that day.
+    word but by roster. Who goes off while a shift is running, or after it, comes to the next one.
     """
-    return frozenset(
-        row.driver_id
-        for row in statuses
-        if not row.on_shift
-        and row.shift_end_at is not None
-        and (row.shift_end_at > now or _of(row.shift_end_at, day, scenario, zone))
-    )
+    if status is None or status.on_shift or status.shift_end_at is None:
+        return False
+    begin, _ = shift_of(driver, status, now, day, scenario, zone)
+    return begin - day.minute(status.shift_end_at) <= _SICK_BEFORE_MIN
 
 
 def _of(instant: datetime, day: OperatingDay, scenario: Scenario, zone: ZoneInfo) -> bool:

@@ -79,9 +79,12 @@ def built_for_editing(folder: Path) -> Path:
     (project / "backend" / "services").mkdir(parents=True)
     (project / "backend" / "services" / "__init__.py").touch()
     (project / "README.md").touch()
-    for name in ("pyproject.toml", "setup.py", "LICENSE", "requirements-rl.txt",
-                 "requirements-dev.txt"):  # fmt: skip
+    for name in ("pyproject.toml", "setup.py", "LICENSE"):
         shutil.copy(REPOSITORY / name, project)
+    for lines in REPOSITORY.glob("requirements*.txt"):
+        shutil.copy(lines, project)
+    for module in (REPOSITORY / "backend").glob("*.py"):
+        shutil.copy(module, project / "backend")
     shutil.copytree(REPOSITORY / "startup", project / "startup")
     build = "from setuptools import build_meta; build_meta.build_editable('.')"
     subprocess.run(

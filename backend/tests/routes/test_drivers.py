@@ -112,6 +112,29 @@ def test_who_calls_in_sick_before_the_day_begins_is_off_for_that_day(api):
     assert driver_for(api) is None
 
 
+@pytest.mark.parametrize(
+    ("shift", "off_after_h", "asked_after_h", "promised", "drives"),
+    [
+        ((8, 16), 7.0, 24, "2026-03-03T10:05:00+01:00", True),  # off at 17:00, works tomorrow
+        ((14, 22), 10.0, 10.5, "2026-03-02T20:35:00+01:00", False),  # in the evening's gap
+        ((22, 6), 16.0, 16.5, "2026-03-03T02:35:00+01:00", False),  # at two in the night
+        ((22, 6), 16.0, 37.0, "2026-03-03T23:05:00+01:00", True),  # and tonight again
+    ],
+)
+def test_going_off_ends_the_shift_that_is_running_and_not_the_next(
+    api, shift, off_after_h, asked_after_h, promised, drives
+):
+    with api.services.database.writing() as work:
+        for driver in (11, 12):
+            row = work.get(Driver, driver)
+            row.shift_start, row.shift_end = (time(hour) for hour in shift)
+    api.clock.advance(minutes=60 * off_after_h)
+    for driver in (11, 12):
+        api("POST", f"drivers/{driver}/off-shift", {})
+    api.clock.advance(minutes=60 * (asked_after_h - off_after_h))
+    assert (driver_for(api, promised) is not None) == drives
+
+
 def test_hours_that_were_said_for_one_day_do_not_hold_on_the_next(api):
     for driver in (11, 12):
         api("POST", f"drivers/{driver}/on-shift", HOURS)
