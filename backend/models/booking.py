@@ -41,17 +41,16 @@ class Booking(Base):
 
 
 def complete() -> ColumnElement[bool]:
-    """Condition: the booking has places and times.
+    """Condition: the booking has times, and places that exist.
 
-    A host may hold some that have not (an address not found yet): they are nobody's to dispatch,
-    and must not keep the others from it.
+    A host may hold some that have not (an address not found yet, columns interchanged): they are
+    nobody's to dispatch, and must not keep the others from it. What is NULL or NaN is in no range.
     """
-    needed = (
-        Booking.pickup_lat,
-        Booking.pickup_lon,
-        Booking.dropoff_lat,
-        Booking.dropoff_lon,
-        Booking.scheduled_time,
-        Booking.created_at,
+    return and_(
+        Booking.pickup_lat.between(-90, 90),
+        Booking.pickup_lon.between(-180, 180),
+        Booking.dropoff_lat.between(-90, 90),
+        Booking.dropoff_lon.between(-180, 180),
+        Booking.scheduled_time.is_not(None),
+        Booking.created_at.is_not(None),
     )
-    return and_(*(column.is_not(None) for column in needed))

@@ -12,7 +12,8 @@ class DriverStatus(Base):
     """The present state of one driver; the plan of their working day stays in `Driver`.
 
     ``shift_start_at`` and ``shift_end_at`` override the daily shift for today; None: as in
-    `Driver`. A row goes with its driver when the host deletes one: our tables never stand in the
+    `Driver`. Not ``on_shift`` with a ``shift_end_at`` of today: went off; without one, nothing was
+    said. A row goes with its driver when the host deletes one: our tables never stand in the
     way of the host's.
     """
 

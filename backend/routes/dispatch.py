@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from access import Caller
 from extensions import services
-from models import Booking, BookingPin, Commitment, Decision, Driver, IdempotencyRecord
+from models import Booking, BookingPin, Commitment, Decision, Driver, IdempotencyRecord, complete
 from models.reasons import ReasonCode
 from services.dispatching.fates import Epoch, Fate, NotOpenError
 from services.dispatching.overrides import override
@@ -40,7 +40,9 @@ _GLANCE = (
             IdempotencyRecord.key == bindparam("at"),
         ),
     )
-    .where(Booking.id == bindparam("booking"), Booking.company_id == bindparam("company"))
+    .where(
+        Booking.id == bindparam("booking"), Booking.company_id == bindparam("company"), complete()
+    )
 )
 """Whether a request is new, for an open booking of the caller's, in one look."""
 
@@ -84,6 +86,7 @@ def dispatch_booking(caller: Caller, body: DispatchIn, once: Once) -> DecisionOu
     answers: list[DecisionOut] = []
 
     def after(session: Session, epoch: Epoch) -> None:
+        answers.clear()  # of an attempt whose commit failed
         answers.extend(_shown(fate) for fate in epoch.fates)
         once.keep(session, 200, answers[0].model_dump(mode="json"))
 
@@ -113,6 +116,7 @@ def dispatch_batch(caller: Caller, body: BatchIn, once: Once) -> BatchOut:
     found = BatchOut(decisions=[])
 
     def after(session: Session, epoch: Epoch) -> None:
+        found.decisions.clear()  # of an attempt whose commit failed
         found.decisions.extend(_shown(fate) for fate in epoch.fates)
         once.keep(session, 200, found.model_dump(mode="json"))
 

@@ -142,10 +142,13 @@ def start_shift(work: Session, caller: Caller, driver_id: Id, body: ShiftIn) -> 
 @drivers.operation("POST", "/drivers/<id:driver_id>/off-shift", scope="dispatch", body=Nothing,
                    answer=DriverOut, work="write", problems=(404,))  # fmt: skip
 def end_shift(work: Session, caller: Caller, driver_id: Id) -> DriverOut:
-    """A driver gets no new bookings; those they have stay theirs until overridden."""
+    """A driver gets no new bookings this shift; those they have stay theirs until overridden."""
     now = services().clock.now()
     driver, status = _own_status(work, caller, driver_id, now)
     status.on_shift = False
+    if status.shift_start_at is not None and status.shift_start_at > now:
+        status.shift_start_at = None
+    status.shift_end_at = now  # that it was said, and when: the next shift is the roster's again
     status.updated_at = now
     work.flush()
     return _answer(work, driver, status)

@@ -1,6 +1,7 @@
 """Decide for a fleet that the request brings: nothing is read, committed or logged."""
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -32,6 +33,11 @@ fleet_state = ApiBlueprint("fleet_state", tag="Dispatch")
 _MOST_DRIVERS = 500
 _MOST_BOOKINGS = 2_000
 _MOST_COMMITTED = 4
+_FURTHEST = timedelta(days=370)
+_INSTANTS = {
+    "drivers": ("free_at", "shift_start", "shift_end"),
+    "bookings": ("created_at", "scheduled_time"),
+}
 
 
 class StateDriver(Body):
@@ -100,6 +106,7 @@ def dispatch_state(caller: Caller, body: StateIn) -> StateOut:
         if driver.shift_end < driver.shift_start:
             raise Problem(422, "lies before shift_start", field=f"body.drivers.{i}.shift_end")
     at = body.at or services().clock.now()
+    _within_reach(body, at)
     fates = decide_for(
         dispatcher(),
         caller.company_id,
@@ -109,6 +116,24 @@ def dispatch_state(caller: Caller, body: StateIn) -> StateOut:
         body.booking_ids,
     )
     return StateOut(decisions=[Decided(**shown(fate)) for fate in fates])
+
+
+def _within_reach(body: StateIn, at: datetime) -> None:
+    """Refuse, by field, what lies years from the moment, and queues longer than the rules allow."""
+    for table, rows in (("drivers", body.drivers), ("bookings", body.bookings)):
+        for i, row in enumerate(rows):
+            for name in _INSTANTS[table]:
+                instant = getattr(row, name)
+                if instant is not None and abs(instant - at) > _FURTHEST:
+                    raise Problem(
+                        422, "is more than a year from `at`", field=f"body.{table}.{i}.{name}"
+                    )
+    most = 1 + services().scenario.rules.queue
+    for i, driver in enumerate(body.drivers):
+        if driver.committed > most:
+            raise Problem(
+                422, f"at most {most} by the rules here", field=f"body.drivers.{i}.committed"
+            )
 
 
 def _without_repetition(ids: Sequence[int], field: str) -> set[int]:

@@ -88,6 +88,13 @@ def promote_model(caller: Caller, version: str, body: PromoteIn) -> ModelsOut:
     _check_version(registry, version)
     if registry.alias(caller.company_id, "champion") != version:
         with _refusals_told():
+            world = registry.get(version).manifest.scenario_hash
+        if world != services().scenario.sha256:
+            raise Problem(
+                409, "this version is for another scenario than is dispatched here",
+                field="path.version",
+            )  # fmt: skip
+        with _refusals_told():
             registry.promote(
                 version,
                 who=caller.name,

@@ -319,6 +319,28 @@ def test_a_desk_keeps_its_model_while_the_database_is_away(two, monkeypatch):
     assert desk.engine_for(7).version == first
 
 
+@pytest.mark.parametrize("error", [OSError("share away"), RuntimeError("unsupported opset")])
+def test_a_model_that_could_not_be_loaded_for_a_moment_is_served_later(two, monkeypatch, error):
+    registry, first, _ = two
+    desk = Desk(SMALL, registry._database, FixedClock(NOON), registry)
+    real = registry.get
+
+    def away(_version):
+        raise error
+
+    monkeypatch.setattr(registry, "get", away)
+    assert desk.engine_for(7).version == ""  # the heuristic, and it is told
+    assert desk.problems == {first: str(error)}
+    monkeypatch.setattr(registry, "get", real)
+    assert desk.engine_for(7).version == ""  # not at every request
+    monkeypatch.setattr("services.dispatching.desk.TRY_AGAIN_S", -1.0)
+    begun = time.monotonic()
+    while desk.engine_for(7).version != first:
+        assert time.monotonic() - begun < 30
+        time.sleep(0.01)
+    assert desk.problems == {}
+
+
 # --- a home from before the tables ---------------------------------------------------------------
 
 

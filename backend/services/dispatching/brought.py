@@ -86,7 +86,11 @@ def decide_for(
     )
     wanted = {booking.id for booking in bookings} if only is None else set(only)
     decided = dispatcher.desk.dispatcher(company_id).decide(
-        fleet.state, company_id=company_id, at=at, only=[str(booking) for booking in sorted(wanted)]
+        fleet.state,
+        company_id=company_id,
+        at=at,
+        only=[str(booking) for booking in sorted(wanted)],
+        units=dispatcher.looked_up_units(company_id),
     )
     return tuple(_fates(dispatcher, fleet, decided.decisions))
 

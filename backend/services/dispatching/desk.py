@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 2.0
 """How often a process asks which version is a company's champion."""
 
+TRY_AGAIN_S: Final = 30.0
+"""How often a process tries a model again that it could not load: a share or a database that was
+away for a moment must not cost the champion its place until somebody promotes it anew."""
+
 _MOST_PLANS: Final = 500
 
 
@@ -77,6 +81,7 @@ class Desk:
         self._loading: set[str] = set()  # beside the model that answers
         self._serving: dict[int, str] = {}  # company: version of its last answer
         self._engines: dict[str, InferenceEngine] = {}
+        self._failed_at: dict[str, float] = {}  # version: when it was tried last
         self._champion: dict[int, tuple[float, str]] = {}  # company: looked at, version
         self._dispatchers: dict[int, ABDispatcher] = {}
         self._plans: OrderedDict[int, Any] = OrderedDict()
@@ -97,6 +102,9 @@ class Desk:
         if version not in self._engines and before is not None:
             self._load_beside(version)
             return before
+        failed_at = self._failed_at.get(version)
+        if failed_at is not None and time.monotonic() - failed_at >= TRY_AGAIN_S:
+            self._load_beside(version)
         made = self.engine(version)
         if self._serving.get(company_id) != version:
             self._now_serving(company_id, version)
@@ -114,6 +122,8 @@ class Desk:
             kept |= {*self._serving.values()}
             for unused in self._engines.keys() - kept:
                 del self._engines[unused]
+                self._failed_at.pop(unused, None)
+                self.problems.pop(unused, None)
 
     def _load_beside(self, version: str) -> None:
         with self._lock:
@@ -126,7 +136,9 @@ class Desk:
 
     def _load(self, version: str) -> None:
         try:
-            self.engine(version)
+            with self._making:
+                if version not in self._engines or version in self._failed_at:
+                    self._engines[version] = self._made(version)
         finally:
             self._loading.discard(version)
 
@@ -142,6 +154,11 @@ class Desk:
             logger.error("the registry does not answer: %s", error)
         self._champion[company_id] = (now, version)
         return version
+
+    def stood_in_for(self) -> list[str]:
+        """Champions, as last looked up, that the heuristic stands in for in this process."""
+        champions = {version for _, version in [*self._champion.values()]}
+        return sorted(champions & {*self.problems})
 
     def engine(self, version: str) -> InferenceEngine:
         """The engine of a version; one that cannot be loaded is replaced by the heuristic."""
@@ -165,10 +182,18 @@ class Desk:
                 )
                 engine.warm_up()
                 self.problems.pop(version, None)
+                self._failed_at.pop(version, None)
                 return engine
-            except (AtmrError, OSError, SQLAlchemyError) as error:
-                logger.error("model %s is not served: %s", version, error)
-                self.problems[version] = str(error)
+            except Exception as error:  # of a runtime too: patients ride
+                expected = isinstance(error, AtmrError | OSError | SQLAlchemyError)
+                logger.error(
+                    "model %s is not served: %s",
+                    version,
+                    error,
+                    exc_info=None if expected else error,
+                )
+                self.problems[version] = str(error) or type(error).__name__
+                self._failed_at[version] = time.monotonic()
         engine = InferenceEngine(self.scenario, None, budget_ms=self._budget_ms)
         engine.warm_up()
         return engine

@@ -17,6 +17,7 @@ from clock import Clock
 from extensions import Database
 
 from .desk import Desk
+from .experiments import LookedUpUnits
 from .fates import BusyError, ConflictError, DispatchError, Epoch, Limit, NotOpenError
 from .fleet import Fleet, read_fleet
 from .ledger import Ledger
@@ -60,6 +61,10 @@ class Dispatcher:
     def now(self) -> datetime:
         """The present moment."""
         return self._clock.now()
+
+    def looked_up_units(self, company_id: int) -> LookedUpUnits:
+        """The company's experiment's units, for a question that keeps none."""
+        return LookedUpUnits(self._database, company_id)
 
     def look(self, company_id: int) -> tuple[Fleet, list[Limit]]:
         """The fleet, and per booking until when it must be decided and whether a vehicle fits.

@@ -191,10 +191,35 @@ class SqlUnits:
                     for p in proposals
                 ],
             )
-            found = session.scalars(
-                select(ExperimentUnit).where(
-                    ExperimentUnit.experiment_id == row.id,
-                    ExperimentUnit.unit.in_([p.unit for p in proposals]),
-                )
-            )
-            return [UnitArm(u.unit, u.bucket, u.arm, u.created_at) for u in found]
+            return _units_of(session, row, proposals)
+
+
+class LookedUpUnits:
+    """Arms of units for a question that must leave no trace: those kept, or as they would be.
+
+    Args:
+        database: Where units are kept.
+        company_id: Whose experiment.
+    """
+
+    def __init__(self, database: Database, company_id: int) -> None:
+        self._database = database
+        self._company_id = company_id
+
+    def get_or_create(self, experiment: str, proposals: Sequence[UnitArm]) -> list[UnitArm]:
+        """What is kept for each proposed unit, else the proposal; nothing is written."""
+        with self._database.reading() as session:
+            row = experiment_row(session, self._company_id, experiment)
+            kept = [] if row is None else _units_of(session, row, proposals)
+        known = {unit.unit: unit for unit in kept}
+        return [known.get(p.unit, p) for p in proposals]
+
+
+def _units_of(session: Session, row: Experiment, proposals: Sequence[UnitArm]) -> list[UnitArm]:
+    found = session.scalars(
+        select(ExperimentUnit).where(
+            ExperimentUnit.experiment_id == row.id,
+            ExperimentUnit.unit.in_([p.unit for p in proposals]),
+        )
+    )
+    return [UnitArm(u.unit, u.bucket, u.arm, u.created_at) for u in found]

@@ -34,6 +34,7 @@ from services.rl.simulation.types import (
 
 from .operating_day import OperatingDay
 from .reach import age, km_between, stretch
+from .shifts import shift_of, went_off
 
 OPEN_STATUSES = ("PENDING",)
 """Of bookings that wait for a driver."""
@@ -44,7 +45,12 @@ IMMEDIATE_LEAD_MIN = 15.0
 FRESH_MIN = 10.0
 """A position older than this says where a driver was, not where they are."""
 
+AHEAD = timedelta(hours=2)
+"""What is promised within it is seen even where it lies after the operating day's last hour."""
+
 _DROPOFF_SERVICE_MIN = _PICKUP_SERVICE_MIN = 7.0  # where the booking does not say
+_LONGEST_SERVICE_MIN = 1440.0
+_EARLIEST_MIN = -366 * 1440.0  # what a host dates before that was not dated
 
 # Built once, and read as plain columns: they run at every decision, and objects that the session
 # keeps track of took most of its time.
@@ -111,6 +117,7 @@ class Fleet:
         pins: Driver id by booking id.
         stretched: Ids of bookings that nobody can reach within the grace any more, shown with a
             window that somebody can: a patient stays on the list until a person says otherwise.
+        off: Ids of drivers who said that they work no more in this shift.
     """
 
     state: DispatchState
@@ -120,6 +127,7 @@ class Fleet:
     commitments: dict[int, list[Any]]
     pins: dict[int, int]
     stretched: frozenset[int]
+    off: frozenset[int] = frozenset()
 
 
 def read_fleet(
@@ -148,14 +156,20 @@ def read_fleet(
     drivers = tuple(rows_of(_DRIVERS, company))
     if not drivers:
         return None
-    horizon = day.instant(scenario.rules.horizon_min)
+    horizon = max(day.instant(scenario.rules.horizon_min), now + AHEAD)
     bookings = tuple(rows_of(_BOOKINGS, {**company, "horizon": horizon, "now": now}))
     status = {row.driver_id: row for row in rows_of(_STATUSES, company)}
+    off = frozenset(
+        driver.id
+        for driver in drivers
+        if went_off(driver, status.get(driver.id), now, day, scenario, zone)
+    )
     commitments: dict[int, list[Any]] = {driver.id: [] for driver in drivers}
+    booked: set[int] = set()
     for row in rows_of(_COMMITMENTS, company):
+        booked.add(row.booking_id)  # also if its driver is not active any more: it has one
         if row.driver_id in commitments:
             commitments[row.driver_id].append(row)
-    booked = {row.booking_id for rows in commitments.values() for row in rows}
     jobs = {row.id: row for row in rows_of(_COMMITTED, company)} if booked else {}
     pins = {row.booking_id: row.driver_id for row in rows_of(_PINS, company)}
     served = _served(rows_of(_SERVED, {**company, "since": day.start}))
@@ -165,6 +179,7 @@ def read_fleet(
         fleet_rows[d] = _driver_row(
             driver,
             status.get(driver.id),
+            driver.id in off,
             [(row, jobs[row.booking_id]) for row in commitments[driver.id]],
             served.get(driver.id, (0, 0.0)),
             now,
@@ -176,7 +191,7 @@ def read_fleet(
     state, stretched = state_of(
         fleet_rows, [driver.id for driver in drivers], waiting, now, day, scenario, tables
     )
-    return Fleet(state, day, waiting, drivers, commitments, pins, stretched)
+    return Fleet(state, day, waiting, drivers, commitments, pins, stretched, off)
 
 
 def state_of(
@@ -235,9 +250,18 @@ def _hash_of(scenario: Scenario) -> str:
     return known[1]
 
 
+def _on_earth(lat: float | None, lon: float | None) -> bool:
+    return lat is not None and lon is not None and abs(lat) <= 90.0 and abs(lon) <= 180.0
+
+
+def _has_places(booking: Any) -> bool:
+    pickup = _on_earth(booking.pickup_lat, booking.pickup_lon)
+    return pickup and _on_earth(booking.dropoff_lat, booking.dropoff_lon)
+
+
 def _booking_row(booking: Any, day: OperatingDay, scenario: Scenario) -> tuple[object, ...]:
     rules = scenario.rules
-    created = day.minute(booking.created_at)
+    created = max(_EARLIEST_MIN, day.minute(booking.created_at))
     promised = max(day.minute(booking.scheduled_time), created)
     values = {
         "created_min": created,
@@ -261,28 +285,14 @@ def _booking_row(booking: Any, day: OperatingDay, scenario: Scenario) -> tuple[o
 
 
 def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def shift_of(
-    driver: Driver, status: DriverStatus | None, day: OperatingDay, zone: ZoneInfo
-) -> tuple[float, float]:
-    """Minutes of the operating day from and until which a driver works."""
-    local = day.start.astimezone(zone)
-    begin = datetime.combine(local.date(), driver.shift_start, zone)
-    end = datetime.combine(local.date(), driver.shift_end, zone)
-    if end <= begin:
-        end = datetime.combine(local.date() + timedelta(days=1), driver.shift_end, zone)
-    if status is not None and status.shift_start_at is not None:
-        begin = status.shift_start_at
-    if status is not None and status.shift_end_at is not None:
-        end = status.shift_end_at
-    return day.minute(begin), max(day.minute(begin), day.minute(end))
+    """Minutes of service as the host has them; what cannot be is as if it were not there."""
+    return value if value is not None and 0.0 <= value <= _LONGEST_SERVICE_MIN else default
 
 
 def _driver_row(
     driver: Driver,
     status: DriverStatus | None,
+    off: bool,
     queue: Sequence[tuple[Commitment, Booking]],
     served: tuple[int, float],
     now: datetime,
@@ -292,10 +302,14 @@ def _driver_row(
     zone: ZoneInfo,
 ) -> tuple[object, ...]:
     now_min = day.minute(now)
-    start, end = shift_of(driver, status, day, zone)
+    start, end = shift_of(driver, status, now, day, scenario, zone)
+    if off:  # takes nothing more, not even what overtime would allow
+        end = min(end, now_min - scenario.rules.overtime_min - 1.0)
+        start = min(start, end)
     base = scenario.place.base
-    lat = base.lat if driver.home_lat is None else driver.home_lat
-    lon = base.lon if driver.home_lon is None else driver.home_lon
+    lat, lon = base.lat, base.lon
+    if _on_earth(driver.home_lat, driver.home_lon):
+        lat, lon = driver.home_lat, driver.home_lon
     fresh = False
     if status is not None and status.lat is not None and status.lon is not None:
         lat, lon = status.lat, status.lon
@@ -305,12 +319,13 @@ def _driver_row(
     free = max(start, now_min)
     busy = served[1]
     for row, booking in queue:
+        if not _has_places(booking):  # the host has changed it since: the plan is all there is
+            free = max(free, day.minute(row.planned_dropoff_at) + _DROPOFF_SERVICE_MIN)
+            continue
         begin, free = forecast(row, booking, (lat, lon) if fresh else None, free, now_min, day,
                                tables, (lat, lon))  # fmt: skip
         busy += free - begin
         lat, lon, fresh = booking.dropoff_lat, booking.dropoff_lon, False
-    # Somebody who said that they are off takes nothing more, whatever the roster says.
-    off = status is not None and not status.on_shift and status.shift_start_at is not None
     values = {
         "lat": lat,
         "lon": lon,
@@ -318,7 +333,7 @@ def _driver_row(
         "free_at_min": free,
         "committed": len(queue),
         "shift_start_min": start,
-        "shift_end_min": min(end, max(start, now_min)) if off else end,
+        "shift_end_min": end,
         "wheelchair": driver.wheelchair_vehicle,
         "emergency": driver.driver_type.upper() == "EMERGENCY",
         "down": status is not None and status.down,

@@ -9,6 +9,7 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,14 @@ _SET_STATUS = (
     .where(Booking.id == bindparam("booking"))
     .values(status=bindparam("now"))
 )
+# What a plan rests on: a booking that was edited meanwhile is not the one that was decided.
+_PLANNED_BY = (
+    "id", "scheduled_time", "pickup_lat", "pickup_lon", "dropoff_lat", "dropoff_lon",
+    "wheelchair_need",
+)  # fmt: skip
+_planned_by = attrgetter(*_PLANNED_BY)
 _STILL_OPEN = (
-    select(Booking.id)
+    select(*(Booking.__table__.c[name] for name in _PLANNED_BY))
     .where(Booking.id.in_(bindparam("bookings", expanding=True)), Booking.status == PENDING)
     .order_by(Booking.id)
     .with_for_update()
@@ -92,8 +99,12 @@ class Ledger:
         self._check_unchanged(
             session,
             fleet,
-            [(int(r.booking_id), int(r.driver_id)) for r in assigned if r.driver_id is not None]
-            + [(pin.booking.id, pin.driver_id) for pin in kept],
+            [
+                (fleet.bookings[row_of_booking[r.booking_id]], int(r.driver_id))
+                for r in assigned
+                if r.driver_id is not None
+            ]
+            + [(pin.booking, pin.driver_id) for pin in kept],
         )
         snapshot_id = self._snapshot(session, company_id, fleet, at)
         schedule = Schedule(fleet, self._tables)
@@ -161,19 +172,19 @@ class Ledger:
         return Epoch(company_id, at, tuple(fates), snapshot_id)
 
     def _check_unchanged(
-        self, session: Session, fleet: Fleet, assigned: Sequence[tuple[int, int]]
+        self, session: Session, fleet: Fleet, assigned: Sequence[tuple[Any, int]]
     ) -> None:
-        """The bookings assigned are still open, and their drivers have the jobs they had.
+        """The bookings assigned are open and as they were, and their drivers have the same jobs.
 
         Raises:
             ConflictError: Otherwise.
         """
         if not assigned:
             return
-        bookings = sorted(booking for booking, _ in assigned)
+        bookings = sorted(_planned_by(booking) for booking, _ in assigned)
         connection = session.connection()
-        open_ = connection.execute(_STILL_OPEN, {"bookings": bookings}).scalars().all()
-        if list(open_) != bookings:
+        open_ = connection.execute(_STILL_OPEN, {"bookings": [each[0] for each in bookings]})
+        if [tuple(row) for row in open_] != bookings:
             raise ConflictError
         drivers = {driver for _, driver in assigned}
         now: dict[int, set[tuple[int, int, str]]] = {driver: set() for driver in drivers}

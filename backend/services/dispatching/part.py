@@ -56,11 +56,14 @@ class DispatcherPart:
             raise DataError(f"the engine is not ready: {error}") from error
 
     def degraded(self) -> str | None:
-        """For ``/readyz``: which models the heuristic stands in for, in this process."""
+        """For ``/readyz``: which models the heuristic stands in for, in this process.
+
+        Not why: that names folders of this machine, and anybody may ask. The log has it.
+        """
         if self._made is None:
             return None
-        problems = dict(self._made.desk.problems)
-        return "; ".join(f"{name}: {why}" for name, why in problems.items()) or None
+        versions = self._made.desk.stood_in_for()
+        return "; ".join(f"{each}: not loaded, the log says why" for each in versions) or None
 
 
 def hang_in(at_work: Services) -> None:

@@ -73,9 +73,9 @@ def set_pins_aside(
 ) -> tuple[Fleet, tuple[Pinned, ...]]:
     """The fleet as policies may see it, without pinned bookings; and what becomes of those.
 
-    A pin that cannot be kept (the driver is not active, out of service, or has the wrong vehicle)
-    does not count: the patient is not to wait for it. Where the driver's queue is full the booking
-    waits for a place. A booking that is due is in the driver's work already.
+    A pin that cannot be kept (the driver is not active, went off shift, is out of service, or has
+    the wrong vehicle) does not count: the patient is not to wait for it. Where the driver's queue
+    is full the booking waits for a place. A booking that is due is in the driver's work already.
     """
     if not any(booking.id in fleet.pins for booking in fleet.bookings):
         return fleet, ()
@@ -89,7 +89,7 @@ def set_pins_aside(
     for b, booking in enumerate(fleet.bookings):
         driver_id = fleet.pins.get(booking.id)
         d = None if driver_id is None else row_of.get(driver_id)
-        if driver_id is None or d is None or not fits[d, b]:
+        if driver_id is None or d is None or driver_id in fleet.off or not fits[d, b]:
             kept.append(b)
             continue
         job = schedule.planned(d, b)

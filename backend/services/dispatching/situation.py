@@ -17,9 +17,10 @@ from models import Booking, Commitment, Driver, DriverStatus
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.travel import TravelModel, TravelTables, depart_min
 
-from .fleet import FRESH_MIN, Fleet, read_fleet, shift_of
+from .fleet import FRESH_MIN, Fleet, read_fleet
 from .operating_day import OperatingDay, operating_day
 from .reach import earliest_pickups, may_serve
+from .shifts import shift_of
 
 DriverState = Literal["free", "driving", "onboard", "waiting", "off", "down"]
 Urgency = Literal["overdue", "nobody", "late", "now", "soon", "calm"]
@@ -152,8 +153,8 @@ def _driver(
     queue = fleet.commitments[driver.id]
     first = queue[0] if queue else None
     booking = None if first is None else jobs.get(first.booking_id)
-    start, end = shift_of(driver, status, fleet.day, zone)
-    off = status is not None and not status.on_shift and status.shift_start_at is not None
+    start, end = shift_of(driver, status, now, fleet.day, scenario, zone)
+    off = driver.id in fleet.off
     seen = _seen_min(status, now)
     state: DriverState = "free"
     if bool(row["down"]):

@@ -167,6 +167,7 @@ class ABDispatcher:
         at: datetime | None = None,
         budget_ms: float | None = None,
         only: Collection[str] | None = None,
+        units: UnitStore | None = None,
     ) -> RoutedEpoch:
         """Decide one epoch.
 
@@ -181,6 +182,7 @@ class ABDispatcher:
             at: The time; default: the clock's.
             budget_ms: Time for each arm's policy, each time it is asked.
             only: Ids of the bookings to decide; default: all.
+            units: Where arms are looked up; default: the dispatcher's own, which keeps them.
 
         Raises:
             ExperimentError: If a booking asked for is not in the state, or company or time are
@@ -188,7 +190,9 @@ class ABDispatcher:
             StateError: If the state is malformed or of another scenario.
         """
         config = self.experiments.current()
-        epoch = self._epoch(config, state, plan, company_id, at, budget_ms, only)
+        epoch = self._epoch(
+            config, state, plan, company_id, at, budget_ms, only, units or self._units
+        )
         arms = sorted({epoch.arm(row) for row in epoch.rows}) or [HEURISTIC]
         answers = {arm: self._ask(arm, epoch) for arm in arms}
         composition, choices, order = self._compose(epoch, answers)
@@ -214,6 +218,7 @@ class ABDispatcher:
         at: datetime | None,
         budget_ms: float | None,
         only: Collection[str] | None,
+        store: UnitStore,
     ) -> Epoch:
         if at is None:
             if self._clock is None:
@@ -231,7 +236,7 @@ class ABDispatcher:
         if config.asks_rl and config.mode == Mode.AB:
             company = config.company_id if company_id is None else company_id
             names = {row: self._unit(config, state, row, company, at) for row in rows}
-            known = arms_of(config, list(names.values()), self._units, at)
+            known = arms_of(config, list(names.values()), store, at)
             units = {row: known[name] for row, name in names.items()}
         plans = plan if isinstance(plan, ArmPlans) else ArmPlans()
         return Epoch(state, config, at, rows, units, plans, budget_ms)

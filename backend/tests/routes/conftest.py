@@ -43,7 +43,7 @@ class RegistryInMemory:
         if version == "cccccccccccc":
             raise DataError("/srv/models/cccccccccccc is damaged")
         manifest = SimpleNamespace(
-            kind="planner", scenario="geneva", scenario_hash="0" * 64, parent=None,
+            kind="planner", scenario="geneva", scenario_hash=GENEVA.sha256, parent=None,
             metrics={"reward_per_day": 512.5},
         )  # fmt: skip
         return SimpleNamespace(version=version, manifest=manifest)

@@ -1,13 +1,17 @@
 """Dispatching over HTTP: one decision per booking, whoever asks, how often and how many at once."""
 
 import threading
+import zlib
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import func, select
 
-from models import Assignment, Booking, Commitment, Decision, Driver
+from models import Assignment, Booking, Commitment, Decision, Driver, FleetSnapshot
 from routes.problems import from_exception
 from services.dispatching.fates import BusyError
+from services.rl.ab_dispatcher import ABDispatcher
+from services.rl.simulation.types import DispatchState
 
 from .conftest import a_booking, commit, is_problem, on_both
 
@@ -248,3 +252,86 @@ def test_an_overdue_patient_is_not_dropped(api):
 def test_a_fleet_that_changes_all_the_time_is_told_to_ask_again():
     problem = from_exception(BusyError("the fleet changes faster than it can be decided"))
     assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
+
+
+@on_both
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"scheduled_time": "2026-03-02T10:12:00+01:00"},
+        {"pickup": {"lat": 46.21, "lon": 6.15}},
+        {"wheelchair_need": True},
+    ],
+)
+def test_a_booking_that_is_edited_while_it_is_decided_is_decided_again(api, monkeypatch, edit):
+    booking, real, edits = booked(api), ABDispatcher.decide, [edit]
+
+    def decide(self, *given, **options):
+        decided = real(self, *given, **options)
+        if edits:
+            assert api("PATCH", f"bookings/{booking}", edits.pop()).status_code == 200
+        return decided
+
+    monkeypatch.setattr(ABDispatcher, "decide", decide)
+    answer = api("POST", "dispatch", {"booking_id": booking}).get_json()
+    monkeypatch.undo()
+    if "wheelchair_need" in edit:
+        assert (answer["driver_id"], answer["serviceable"]) == (None, False)
+        return
+    with api.services.database.reading() as work:
+        row, plan = work.get(Booking, booking), work.get(Commitment, booking)
+    assert plan.planned_pickup_at >= row.scheduled_time
+    with api.services.database.reading() as work:
+        snapshot = work.get(FleetSnapshot, work.get(Decision, answer["decision_id"]).snapshot_id)
+    seen = DispatchState.from_json(zlib.decompress(snapshot.payload).decode()).bookings[0]
+    assert (seen["pickup_lat"], seen["pickup_lon"]) == (row.pickup_lat, row.pickup_lon)
+
+
+# --- rows as a host may hold them --------------------------------------------------------------
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("column", "value", "left_out"),
+    [
+        ("pickup_lon", 1000.0, True),  # latitude and longitude interchanged, metres, ...
+        ("dropoff_lat", float("inf"), True),
+        ("created_at", datetime(1970, 1, 1, tzinfo=UTC), False),
+        ("pickup_service_min", -5.0, False),
+        ("dropoff_service_min", 1e9, False),
+    ],
+)
+def test_one_impossible_booking_does_not_keep_the_others_from_a_driver(
+    api, column, value, left_out
+):
+    sound, odd = (booked(api) for _ in range(2))
+    with api.services.database.writing() as work:
+        setattr(work.get(Booking, odd), column, value)
+    assert api("POST", "dispatch", {"booking_id": sound}).get_json()["action"] == "assign"
+    assert (api("POST", "dispatch", {"booking_id": odd}).status_code == 404) == left_out
+
+
+@pytest.mark.parametrize(("column", "value"), [("home_lat", 1000.0), ("home_lon", float("inf"))])
+def test_a_driver_whose_home_is_nowhere_starts_at_the_base(api, column, value):
+    with api.services.database.writing() as work:
+        setattr(work.get(Driver, 12), column, value)
+    assert api("POST", "dispatch", {"booking_id": booked(api)}).status_code == 200
+
+
+def test_an_open_booking_that_a_retired_driver_has_does_not_stop_the_company(api):
+    kept, sound = (booked(api) for _ in range(2))
+    commit(api, kept, 11)
+    with api.services.database.writing() as work:  # as a host may: not by our override
+        work.get(Driver, 11).is_active = False
+        work.get(Booking, kept).status = "PENDING"
+    decided = api("POST", "dispatch", {"booking_id": sound})
+    assert (decided.status_code, decided.get_json()["driver_id"]) == (200, 12)
+    assert api("POST", "dispatch/batch", {}).status_code == 200
+
+
+def test_a_drivers_job_that_lost_its_place_does_not_stop_the_company(api):
+    lost, sound = (booked(api) for _ in range(2))
+    commit(api, lost, 11)
+    with api.services.database.writing() as work:
+        work.get(Booking, lost).dropoff_lat = float("inf")
+    assert api("POST", "dispatch", {"booking_id": sound}).get_json()["driver_id"] == 12

@@ -5,7 +5,7 @@ import copy
 import pytest
 from sqlalchemy import func, select
 
-from models import Assignment, Commitment, Decision, FleetSnapshot
+from models import Assignment, Commitment, Decision, ExperimentUnit, FleetSnapshot
 
 from .conftest import a_booking, is_problem
 
@@ -40,7 +40,7 @@ def test_the_nearest_goes_and_what_is_far_ahead_waits(api):
     assert (found[2]["action"], found[2]["driver_id"]) == ("defer", None)
     assert found[2]["decide_again_at"] == "2026-03-02T09:05:00Z" and found[2]["must_decide_by"]
     with api.services.database.reading() as session:
-        for model in (Assignment, Commitment, Decision, FleetSnapshot):
+        for model in (Assignment, Commitment, Decision, ExperimentUnit, FleetSnapshot):
             assert session.scalar(select(func.count()).select_from(model)) == 0
 
 
@@ -63,6 +63,32 @@ def test_the_same_fleet_in_rows_is_decided_alike(api):
         other = brought[each["booking_id"]]
         for name in set(other) - {"latency_ms"}:
             assert other[name] == each[name], name
+
+
+def test_a_running_experiment_says_whose_arm_and_keeps_no_unit(api):
+    experiment = {"mode": "ab", "unit": "booking", "rl_share": 0.5, "why": "x"}
+    assert api("PUT", "experiments/dispatch", experiment).status_code == 201
+    ids = [api("POST", "bookings", a_booking(scheduled_time=SOON)).get_json()["id"] for _ in "ab"]
+    others = range(900, 930)
+    state = a_state(
+        bookings=[
+            a_booking(id=i, created_at="2026-03-02T10:00:00+01:00", scheduled_time=SOON)
+            for i in (*ids, *others)
+        ]
+    )
+    asked = {i: each["arm"] for i, each in decided(api, state).items()}
+    assert {asked[i] for i in others} == {"heuristic", "rl"}
+    with api.services.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(ExperimentUnit)) == 0
+    rows = api("POST", "dispatch/batch", {}).get_json()["decisions"]
+    assert {each["booking_id"]: each["arm"] for each in rows} == {i: asked[i] for i in ids}
+    with api.services.database.writing() as session:  # as an earlier split would have drawn it
+        kept = session.scalars(select(ExperimentUnit)).all()
+        assert len(kept) == 2
+        turned = {"rl": "heuristic", "heuristic": "rl"}
+        kept[0].arm = turned[kept[0].arm]
+        booking, arm = int(kept[0].unit.rpartition(":")[2]), kept[0].arm
+    assert decided(api, state)[booking]["arm"] == arm
 
 
 def test_what_a_driver_has_to_do_first_counts(api):
@@ -96,6 +122,12 @@ def test_an_overdue_patient_is_told_of_and_not_dropped(api):
          "body.drivers.0.shift_end"),
         (lambda s: s.update(booking_ids=[3]), "body.booking_ids.0"),
         (lambda s: s.update(at="yesterday"), "body.at"),
+        (lambda s: s.update(at="2097-12-31T23:59:59Z"), "body.drivers.0.shift_start"),
+        (lambda s: s["drivers"][1].update(free_at="2060-01-01T00:00:00Z"),
+         "body.drivers.1.free_at"),
+        (lambda s: s["bookings"][1].update(created_at="2002-01-01T00:00:00Z"),
+         "body.bookings.1.created_at"),
+        (lambda s: s["drivers"][0].update(committed=4), "body.drivers.0.committed"),
         (lambda s: s.update(bookings=s["bookings"] * 5_000), "body.bookings"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Models over HTTP on the real registry: folders on disk, aliases and events in the database."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,9 @@ from clock import FixedClock
 from config import Config
 from extensions import EXTENSION
 from migrations import upgrade
+from services.dispatching.part import hang_in
 from services.model_registry import SqlRegistry
+from services.rl.simulation.scenarios import load_scenario
 from tests.rl.serving.models import bundle_of
 
 from .conftest import GENEVA, NOW, Api, fill, is_problem, on_both
@@ -64,6 +67,17 @@ def test_one_company_promotes_and_rolls_back_and_the_other_does_not_notice(api, 
     assert {e["who"] for e in other} == {"night"}  # the default's only
 
 
+def test_a_model_of_another_world_is_no_champion_here(api, two, tmp_path):
+    world = load_scenario("geneva_small")
+    foreign = api.services.registry.register(
+        bundle_of("matching", tmp_path, world).path, "night", "other world"
+    )
+    answer = api("POST", f"models/{foreign}/promote", WHY)
+    assert is_problem(answer, 409, "path.version")
+    assert "another scenario" in answer.get_json()["detail"]
+    assert champion(api) == []
+
+
 def test_what_cannot_be_promoted(api, two):
     _, second = two
     assert is_problem(api("POST", f"models/{'0' * 12}/promote", WHY), 404, "path.version")
@@ -74,6 +88,30 @@ def test_what_cannot_be_promoted(api, two):
     shown = api("GET", "models").get_json()["models"]
     assert [model["version"] for model in shown if model["damaged"]] == [second]
     assert champion(api) == []
+
+
+def test_readiness_tells_which_champion_is_not_served_and_no_path(atmr_home, database_url, bundles):
+    config = Config.from_environment(database_url=database_url)
+    app = create_app(config, scenario=GENEVA, clock=FixedClock(NOW), set_up=(hang_in,))
+    services = app.extensions[EXTENSION]
+    upgrade(services.database.engine)
+    sound, broken = (services.registry.register(b.path, "night", "x") for b in bundles)
+    for version in (sound, broken):
+        services.registry.promote(version, "night", "x")
+    (atmr_home / "models" / broken / "matching.json").write_text("{}")
+    try:
+        told = app.test_client().get("/readyz")
+        assert told.status_code == 200 and broken in told.get_json()["degraded"]["models"]
+        assert str(atmr_home) not in told.get_data(as_text=True)
+        desk = services.parts["dispatcher"].get().desk
+        desk._champion.clear()  # two seconds later
+        services.registry.rollback("ana", "damaged")
+        assert desk.engine_for(1).version != broken
+        while desk.engine_for(1).version != sound:
+            time.sleep(0.01)
+        assert app.test_client().get("/readyz").get_json()["degraded"] == {}
+    finally:
+        services.database.dispose()
 
 
 @on_both
