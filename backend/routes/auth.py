@@ -22,9 +22,6 @@ def authenticate(scope: str) -> Caller:
     """
     at_work = services()
     address = request.remote_addr or "unknown"
-    if not at_work.limits.allow_address(address):
-        at_work.metrics.rate_limited.inc()
-        raise Problem(429, "too many requests with a wrong key; wait a minute", headers=_TOO_MANY)
     now = at_work.clock.now()
     key = _presented()
     found = None
@@ -32,6 +29,12 @@ def authenticate(scope: str) -> Caller:
         with at_work.database.engine.connect() as connection:
             found = find_caller(connection, key, now)
     if found is None:
+        # Only now: behind one proxy, others' wrong keys must not lock out who has a right one.
+        if not at_work.limits.allow_address(address):
+            at_work.metrics.rate_limited.inc()
+            raise Problem(
+                429, "too many requests with a wrong key; wait a minute", headers=_TOO_MANY
+            )
         at_work.limits.count_failure(address)
         at_work.metrics.refused_keys.inc()
         raise Problem(

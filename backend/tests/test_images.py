@@ -18,7 +18,7 @@ from config import Config
 ROOT = Path(__file__).parents[2]
 BACKEND = ROOT / "backend"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-OURS = ("api",)
+OURS = ("api", "tick")
 """Services that run our image."""
 
 
@@ -140,8 +140,9 @@ def test_every_command_of_ours_is_there():
         words = " ".join([*service["command"], *service["healthcheck"]["test"]])
         scripts = re.findall(r"scripts/rl/\w+\.py", words)
         assert scripts and all((BACKEND / script).is_file() for script in scripts)
-        assert words.index("migrate.py") < words.index("gunicorn")
-        assert shlex.split(service["command"][2])[-1] == "wsgi:create()"
+    served = COMPOSE["services"]["api"]["command"][2]
+    assert served.index("migrate.py") < served.index("gunicorn")
+    assert shlex.split(served)[-1] == "wsgi:create()"
     assert (BACKEND / "gunicorn.conf.py").is_file()
 
 

@@ -189,6 +189,13 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
         "Done: the previous champion is back.",
     ),
     # tiles
+    "today.forgotten": (
+        "Promises il y a plus d'un jour, toujours ouvertes, sans chauffeur : réservations "
+        "{bookings}. "
+        "Personne n'est envoyé ; clôturez-les, ou donnez-leur une nouvelle heure.",
+        "Promised more than a day ago, still open, without a driver: bookings {bookings}. "
+        "Nobody is sent; close them, or give them a new time.",
+    ),
     "tile.overdue": ("en retard, sans chauffeur", "overdue without a driver"),
     "tile.open": ("courses ouvertes", "open bookings"),
     "tile.urgent": ("à décider dans 10 min", "to decide within 10 min"),

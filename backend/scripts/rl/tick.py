@@ -15,6 +15,7 @@ from services.dispatching.dispatcher import Dispatcher
 from services.dispatching.tick import companies, dispatch_open_bookings
 from services.dispatching.watch import Watch
 from services.model_registry import SqlRegistry
+from services.rl import paths
 from services.rl.simulation.scenarios import load_scenario
 
 EXAMPLES = """
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     desk.warm_up()
     dispatcher = Dispatcher(desk, database, clock, config.zone)
     watches: dict[int, Watch] = {}
+    alive = paths.home() / "data" / "tick.alive"
+    alive.parent.mkdir(parents=True, exist_ok=True)
     try:
         while True:
             begun = time.monotonic()
@@ -67,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"company {company_id} was not dispatched: {why}", file=sys.stderr)
             if not arguments.every_epoch:
                 return 1 if tick.failed else 0
+            alive.touch()  # for a health check: still at work
             time.sleep(max(1.0, 60.0 * scenario.rules.epoch_min - (time.monotonic() - begun)))
     except KeyboardInterrupt:
         return INTERRUPTED

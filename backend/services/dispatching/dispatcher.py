@@ -146,6 +146,12 @@ class Dispatcher:
         if only is None:
             return known
         missing = sorted(set(only) - set(known))
+        forgotten = sorted(set(missing) & set(fleet.forgotten))
+        if forgotten:
+            raise DispatchError(
+                f"booking {forgotten[0]} was promised more than a day ago: a person must close it, "
+                "or give it a new time"
+            )
         if missing:
             raise NotOpenError(f"booking {missing[0]} is not open")
         return sorted(set(only))

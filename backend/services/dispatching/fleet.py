@@ -45,6 +45,9 @@ IMMEDIATE_LEAD_MIN = 15.0
 FRESH_MIN = 10.0
 """A position older than this says where a driver was, not where they are."""
 
+FORGOTTEN = timedelta(hours=24)
+"""Open and promised longer ago: no driver is sent, a person has to say what became of it."""
+
 AHEAD = timedelta(hours=2)
 """What is promised within it is seen even where it lies after the operating day's last hour."""
 
@@ -118,6 +121,8 @@ class Fleet:
         stretched: Ids of bookings that nobody can reach within the grace any more, shown with a
             window that somebody can: a patient stays on the list until a person says otherwise.
         off: Ids of drivers who said that they work no more in this shift.
+        forgotten: Ids of open bookings that were promised more than `FORGOTTEN` ago: rows that a
+            host never closed would otherwise take today's drivers.
     """
 
     state: DispatchState
@@ -128,6 +133,7 @@ class Fleet:
     pins: dict[int, int]
     stretched: frozenset[int]
     off: frozenset[int] = frozenset()
+    forgotten: tuple[int, ...] = ()
 
 
 def read_fleet(
@@ -173,7 +179,9 @@ def read_fleet(
     jobs = {row.id: row for row in rows_of(_COMMITTED, company)} if booked else {}
     pins = {row.booking_id: row.driver_id for row in rows_of(_PINS, company)}
     served = _served(rows_of(_SERVED, {**company, "since": day.start}))
-    waiting = tuple(booking for booking in bookings if booking.id not in booked)
+    unassigned = [booking for booking in bookings if booking.id not in booked]
+    waiting = tuple(b for b in unassigned if b.scheduled_time > now - FORGOTTEN)
+    forgotten = tuple(b.id for b in unassigned if b.scheduled_time <= now - FORGOTTEN)
     fleet_rows = np.zeros(len(drivers), dtype=STATE_DRIVER_DTYPE)
     for d, driver in enumerate(drivers):
         fleet_rows[d] = _driver_row(
@@ -191,7 +199,7 @@ def read_fleet(
     state, stretched = state_of(
         fleet_rows, [driver.id for driver in drivers], waiting, now, day, scenario, tables
     )
-    return Fleet(state, day, waiting, drivers, commitments, pins, stretched, off)
+    return Fleet(state, day, waiting, drivers, commitments, pins, stretched, off, forgotten)
 
 
 def state_of(

@@ -99,6 +99,7 @@ class Situation:
     drivers: tuple[DriverNow, ...]
     bookings: tuple[BookingNow, ...]
     committed: int
+    forgotten: tuple[int, ...] = ()
 
     def count(self, urgencies: Iterable[Urgency]) -> int:
         """Open bookings of some urgencies."""
@@ -136,7 +137,9 @@ def read_situation(
         _driver(fleet, d, driver, status.get(driver.id), jobs, now, zone, scenario)
         for d, driver in enumerate(fleet.drivers)
     )
-    return Situation(day, drivers, _bookings(fleet, scenario, tables), len(committed))
+    return Situation(
+        day, drivers, _bookings(fleet, scenario, tables), len(committed), fleet.forgotten
+    )
 
 
 def _driver(

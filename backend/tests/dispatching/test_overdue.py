@@ -1,6 +1,11 @@
 """Overdue patients stay on the list, and weigh more the longer they have waited."""
 
-from models import Driver
+import pytest
+from sqlalchemy import func, select
+
+from models import Commitment, Driver
+from services.dispatching.fates import DispatchError
+from services.dispatching.fleet import FORGOTTEN
 from services.dispatching.reach import AGING_MIN
 
 from .companies import COMPANY
@@ -42,3 +47,16 @@ def test_vehicles_for_urgent_bookings_stay_theirs(company):
     assert any(priority < urgent for priority in own.values())
     for booking, priority in shown.items():
         assert (priority >= urgent) == (own[booking] >= urgent)
+
+
+def test_rows_that_nobody_closed_take_no_driver_and_are_named(company):
+    company.book()
+    company.clock.advance(minutes=FORGOTTEN.total_seconds() / 60.0 + 24 * 60.0)
+    fleet, shown = _shown(company)
+    known = sorted(booking.id for booking in company.bookings())
+    assert not shown and sorted(fleet.forgotten) == known
+    with pytest.raises(DispatchError, match=f"booking {known[0]} was promised more than a day ago"):
+        company.dispatcher.dispatch(COMPANY, only=known)
+    assert not company.dispatcher.dispatch(COMPANY).fates
+    with company.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Commitment)) == 0

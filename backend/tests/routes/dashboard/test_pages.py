@@ -2,11 +2,12 @@
 
 import csv
 import io
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
-from models import Decision, Experiment, ExperimentEvent
+from models import Booking, Decision, Experiment, ExperimentEvent
 from routes.dashboard.words import _ALL, words_of
 
 from ..conftest import NOW, commit
@@ -320,3 +321,13 @@ def test_the_dashboard_hangs_in_a_hosts_app_too(migrated_sqlite, tmp_path, atmr_
     assert answer.location == "/atmr/dashboard"
     assert client.get("/atmr/dashboard").status_code == 200
     database.dispose()
+
+
+def test_bookings_that_nobody_closed_are_named_until_somebody_does(manager):
+    old = booked(manager.api, when=LATER)
+    page = manager.text("/")
+    assert "plus d'un jour" not in page and "plus d&#39;un jour" not in page
+    with manager.api.services.database.writing() as work:
+        work.get(Booking, old).scheduled_time -= timedelta(days=3)
+    page = manager.text("/").replace("&#39;", "'")
+    assert "Promises il y a plus d'un jour" in page and f"réservations {old}. Personne" in page
