@@ -1,5 +1,6 @@
 """What gunicorn serves: the API with its dispatcher; models are those of the database."""
 
+import gc
 import logging
 
 from flask import Flask
@@ -27,3 +28,7 @@ def _warm_up(at_work: Services) -> None:
         part.get()
     except AtmrError as error:  # /readyz tries again, and says so
         _LOG.error("the engine is not ready", extra={"kind": type(error).__name__})
+    # Compiled code and its types are hundreds of thousands of objects that stay: looking through
+    # them at every full collection took longer than a dozen decisions.
+    gc.collect()
+    gc.freeze()
