@@ -40,6 +40,7 @@ demo-serve: install ## After `make demo`: its company in dashboard and API, the 
 
 serve: install ## Dispatch API on SQLite, no other server: http://127.0.0.1:8000/docs
 	$(BIN)/python backend/scripts/rl/migrate.py --quiet
+	@echo "http://$${ATMR_BIND:-127.0.0.1:8000}/docs; Ctrl-C stops it"
 	$(BIN)/gunicorn -c backend/gunicorn.conf.py "wsgi:create()"
 
 tick: install ## Beside `make serve`: dispatch all open bookings at every epoch, until Ctrl-C

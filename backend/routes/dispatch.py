@@ -353,9 +353,9 @@ def _of_row(
         policy=decision.source if decision.source != "policy" else (decision.model or "heuristic"),
         model=decision.model,
         fallback_reason=decision.fallback_reason,
-        score=decision.score,
+        score=None if decision.score is None else round(decision.score, 4),
         propensity=decision.propensity,
-        latency_ms=decision.latency_ms,
+        latency_ms=round(decision.latency_ms, 3),
     )
 
 

@@ -1,9 +1,11 @@
-"""Drivers: where they are and whether they work. The host's backend creates them."""
+"""Drivers: where they are and whether they work. A host's backend creates its own."""
 
 from datetime import datetime, time, timedelta
+from typing import Annotated, Literal
 
 from pydantic import Field
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from access import Caller
@@ -12,11 +14,28 @@ from models import Commitment, Driver, DriverStatus
 
 from .operation import ApiBlueprint
 from .problems import Problem, not_found
-from .schema import Answer, Body, Id, Instant, Latitude, Longitude, PageQuery
+from .schema import Answer, Body, Id, Instant, Latitude, Longitude, PageQuery, Place
 
 drivers = ApiBlueprint("drivers", tag="Drivers")
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+ClockTime = Annotated[
+    str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", description="on the local clock, HH:MM")
+]
+
+
+class DriverIn(Body):
+    """A new driver with a vehicle and a daily shift."""
+
+    driver_type: Literal["REGULAR", "EMERGENCY"] = Field(
+        default="REGULAR", description="EMERGENCY: kept for urgent bookings"
+    )
+    wheelchair_vehicle: bool = False
+    shift_start: ClockTime
+    shift_end: ClockTime = Field(description="at or before shift_start: after midnight")
+    home: Place | None = Field(default=None, description="where the shift starts; null: the base")
 
 
 class PositionIn(Body):
@@ -53,7 +72,7 @@ class DriverOut(Answer):
     wheelchair_vehicle: bool
     shift_start: str
     shift_end: str
-    on_shift: bool
+    on_shift: bool = Field(description="what the driver last said; unsaid, the daily shift counts")
     down: bool
     lat: float | None
     lon: float | None
@@ -68,6 +87,28 @@ class DriversOut(Answer):
 
     drivers: list[DriverOut]
     next_after: int | None
+
+
+@drivers.operation("POST", "/drivers", scope="admin", body=DriverIn, answer=DriverOut, status=201,
+                   work="write", idempotent=True, problems=(409,))  # fmt: skip
+def create_driver(work: Session, caller: Caller, body: DriverIn) -> DriverOut:
+    """Hire a driver, where no host's backend does."""
+    driver = Driver(
+        company_id=caller.company_id,
+        driver_type=body.driver_type,
+        is_active=True,
+        wheelchair_vehicle=body.wheelchair_vehicle,
+        shift_start=time.fromisoformat(body.shift_start),
+        shift_end=time.fromisoformat(body.shift_end),
+        home_lat=None if body.home is None else body.home.lat,
+        home_lon=None if body.home is None else body.home.lon,
+    )
+    work.add(driver)
+    try:
+        work.flush()
+    except IntegrityError:
+        raise Problem(409, "the host's table of drivers asks for more: create them there") from None
+    return _shown(driver, None, {})
 
 
 @drivers.operation("GET", "/drivers", scope="read", query=PageQuery, answer=DriversOut,
@@ -127,7 +168,7 @@ def start_shift(work: Session, caller: Caller, driver_id: Id, body: ShiftIn) -> 
     if not driver.is_active:
         raise Problem(409, "the driver is not active", field="path.driver_id")
     start, end = body.shift_start_at, body.shift_end_at
-    if end is not None and end <= (start or now):
+    if end is not None and end <= max(start or now, now):
         raise Problem(422, "must lie after the start and after now", field="body.shift_end_at")
     for name, moment in (("shift_start_at", start), ("shift_end_at", end)):
         if moment is not None and abs(moment - now) > timedelta(days=1):

@@ -42,8 +42,11 @@ class Words:
 
     def urgency(self, booking: BookingNow, fmt: Formats) -> str:
         """How urgent an open booking is, in words."""
+        kind = booking.urgency
+        if kind == "overdue" and booking.slack_min > -1.0:  # nobody can be there, but not late yet
+            kind = "unreachable"
         return self(
-            f"urgent.{booking.urgency}",
+            f"urgent.{kind}",
             minutes=fmt.minutes(booking.slack_min),
             by=fmt.time(booking.must_decide_by),
         )

@@ -229,6 +229,10 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
         "En retard de {minutes} : avertir le patient",
         "Overdue by {minutes}: tell the patient",
     ),
+    "urgent.unreachable": (
+        "Personne ne peut être là dans la tolérance : avertir le patient",
+        "Nobody can be there within the grace: tell the patient",
+    ),
     "urgent.nobody": ("Aucun véhicule adapté en service", "No suitable vehicle on duty"),
     "urgent.late": (
         "Personne ne peut être là dans la fenêtre",

@@ -33,7 +33,7 @@ from services.rl.data.sources import open_source
 from services.rl.errors import AtmrError, UsageError
 from services.rl.policies.model_files import MANIFEST, read_manifest
 from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
-from services.rl.serving.bundle import KINDS, NETWORK, PLANNER
+from services.rl.serving.bundle import KINDS, NETWORK, PLANNER, Bundle
 from services.rl.serving.registry import ALIASES, Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 
@@ -119,7 +119,8 @@ def best_model(results: Path, scenario: str | None, kind: str | None) -> Trained
     if not models:
         raise UsageError(
             f"there is no trained model{f' for {scenario}' if scenario else ''} under {results}: "
-            "train one (train_dqn.py), or name one with --model"
+            "train one (train_dqn.py), name one with --model, or take the planner that is shipped: "
+            "--kind planner --scenario geneva"
         )
     world = max(models, key=lambda m: m.written).scenario
     return max((m for m in models if m.scenario == world), key=lambda m: (m.score, m.written))
@@ -269,6 +270,17 @@ def status(registry: Registry, company: int | None) -> dict[str, Any]:
     }
 
 
+def _warn_of_another_world(bundle: Bundle) -> None:
+    """A server serves one scenario; a model of another is replaced by the heuristic there."""
+    served = load_scenario(Config.from_environment().scenario)
+    if served.sha256 != bundle.manifest.scenario_hash:
+        print(
+            f"note: {bundle.version} is for the scenario {bundle.manifest.scenario!r}; a server "
+            f"with ATMR_SCENARIO={served.name} does not serve it, the heuristic decides there",
+            file=sys.stderr,
+        )
+
+
 def _described(registry: Registry, version: str) -> dict[str, Any]:
     try:
         manifest = registry.get(version).manifest
@@ -314,6 +326,7 @@ def _carried_out(arguments: argparse.Namespace, registry: Registry) -> tuple[int
     if arguments.command == "promote":
         wanted = _wanted(arguments, registry)
         registry.promote(wanted, who, why, arguments.company, arguments.gate_report)
+        _warn_of_another_world(registry.get(wanted))
     elif arguments.command == "rollback":
         registry.rollback(who, why, arguments.company)
     return SUCCESS, {}

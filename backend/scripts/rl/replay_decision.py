@@ -64,12 +64,13 @@ def replay(database: Database, scenario: Scenario, decision_id: str) -> dict[str
             raise UsageError(f"decision {decision_id} was a person's: there is no state to replay")
         snapshot = session.get(FleetSnapshot, row.snapshot_id)
         assert snapshot is not None
+    state = DispatchState.from_json(zlib.decompress(snapshot.payload).decode())
     if snapshot.scenario_hash != scenario.sha256:
         raise UsageError(
-            f"decision {decision_id} was made in another scenario, or another version of it, than "
-            f"{scenario.name!r}: set ATMR_SCENARIO"
+            f"decision {decision_id} was made in the scenario {state.scenario!r} "
+            f"({snapshot.scenario_hash[:12]}), not in {scenario.name!r} ({scenario.sha256[:12]}): "
+            "set ATMR_SCENARIO"
         )
-    state = DispatchState.from_json(zlib.decompress(snapshot.payload).decode())
     b = next((i for i, name in enumerate(state.booking_ids) if name == str(row.booking_id)), None)
     found: dict[str, Any] = {
         "decision_id": decision_id,

@@ -226,8 +226,8 @@ def state_of(
     rows = np.zeros(len(waiting), dtype=STATE_BOOKING_DTYPE)
     for b, booking in enumerate(waiting):
         rows[b] = _booking_row(booking, day, scenario)
+    own = rows.copy()
     late = stretch(rows, drivers, now_min, scenario, tables)
-    own = rows["priority"].copy()
     age(rows, late, drivers, now_min, scenario)
     state = DispatchState(
         now_min=now_min,
@@ -239,7 +239,10 @@ def state_of(
         scenario_hash=_hash_of(scenario),
         extra={
             "stretched": [str(waiting[b].id) for b in late],
-            "own_priority": {str(waiting[b].id): int(own[b]) for b in late},
+            "own_priority": {str(waiting[b].id): int(own["priority"][b]) for b in late},
+            "own_window_end_min": {
+                str(waiting[b].id): float(own["window_end_min"][b]) for b in late
+            },
         },
     )
     return state, frozenset(waiting[b].id for b in late)

@@ -314,8 +314,13 @@ class Ledger:
         """For each booking: until when it must be decided, and whether some vehicle fits."""
         latest, fits = latest_departures(fleet, self._scenario, self._tables)
         return [
-            (fleet.day.instant(float(minute)) if np.isfinite(minute) else None, bool(fit))
-            for minute, fit in zip(latest, fits, strict=True)
+            (
+                fleet.day.instant(float(minute))
+                if np.isfinite(minute) and booking.id not in fleet.stretched
+                else None,
+                bool(fit),
+            )
+            for booking, minute, fit in zip(fleet.bookings, latest, fits, strict=True)
         ]
 
 

@@ -21,7 +21,7 @@ class Planned:
         done_min: When the driver is free again.
         deadhead_km: Empty way.
         drive_min: Of the empty way.
-        late_min: After the end of the window that the state shows.
+        late_min: After the end of the booking's own window.
         wait_min: After the promised time.
     """
 
@@ -53,6 +53,13 @@ class Schedule:
         self._bookings: Any = state.bookings
         self._now = state.now_min
         self._tables = tables
+        own = state.extra.get("own_window_end_min", {})  # of overdue bookings, before stretching
+        self._window_end = [
+            float(own.get(name, end))
+            for name, end in zip(
+                state.booking_ids, state.bookings["window_end_min"].tolist(), strict=True
+            )
+        ]
 
     def planned(self, driver: int, booking: int) -> Planned:
         """The job if this driver row took this booking row next."""
@@ -76,7 +83,7 @@ class Schedule:
             done_min=dropoff + float(b["dropoff_service_min"]),
             deadhead_km=km,
             drive_min=arrive - depart,
-            late_min=max(0.0, pickup - float(b["window_end_min"])),
+            late_min=max(0.0, pickup - self._window_end[booking]),
             wait_min=pickup - promised,
         )
 

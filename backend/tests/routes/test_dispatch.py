@@ -335,3 +335,14 @@ def test_a_drivers_job_that_lost_its_place_does_not_stop_the_company(api):
     with api.services.database.writing() as work:
         work.get(Booking, lost).dropoff_lat = float("inf")
     assert api("POST", "dispatch", {"booking_id": sound}).get_json()["driver_id"] == 12
+
+
+def test_an_overdue_patient_is_told_of_by_their_own_window(api):
+    booking_id = booked(api, SOON)
+    api.clock.advance(minutes=60)
+    rows = api("GET", f"suggestions?booking_id={booking_id}&language=en").get_json()
+    assert rows["suggestions"][0]["late_min"] > 20
+    assert not any("on time" in said for said in rows["suggestions"][0]["explanation"])
+    given = api("POST", "dispatch", {"booking_id": booking_id}).get_json()
+    assert given["overdue"] and given["must_decide_by"] is None
+    assert given["action"] == "defer" or given["late_min"] > 20

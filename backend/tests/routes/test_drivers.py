@@ -180,3 +180,25 @@ def test_a_pin_to_who_went_off_shift_does_not_keep_the_patient_waiting(api):
     assert api("PUT", f"bookings/{booking}/pin", pin).status_code == 200
     api("POST", "drivers/11/off-shift", {})
     assert api("POST", "dispatch", {"booking_id": booking}).get_json()["driver_id"] == 12
+
+
+def test_a_driver_is_hired_and_dispatched(api):
+    made = api("POST", "drivers", {"shift_start": "00:00", "shift_end": "23:59",
+                                   "home": {"lat": 46.2, "lon": 6.14}})  # fmt: skip
+    assert made.status_code == 201
+    driver = made.get_json()
+    assert driver["shift_end"] == "23:59" and driver["driver_type"] == "REGULAR"
+    listed = api("GET", "drivers").get_json()["drivers"]
+    assert driver["id"] in [each["id"] for each in listed]
+    assert is_problem(api("POST", "drivers", {"shift_start": "24:00", "shift_end": "08:00"}), 422,
+                      "body.shift_start")  # fmt: skip
+    wanted = {"shift_start": "08:00", "shift_end": "16:00"}
+    assert is_problem(api("POST", "drivers", wanted, key="dispatcher"), 403)
+
+
+def test_a_shift_that_is_over_is_not_begun(api):
+    over = {
+        "shift_start_at": "2026-03-02T08:00:00+01:00",
+        "shift_end_at": "2026-03-02T09:00:00+01:00",
+    }
+    assert is_problem(api("POST", "drivers/11/on-shift", over), 422, "body.shift_end_at")
