@@ -128,6 +128,7 @@ def test_again_nothing_is_trained_or_played(home, monkeypatch, played):
     assert document(home)["tables"] == before
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_is_counted_and_played_again(home, monkeypatch, played, caplog):
     monkeypatch.setenv("ATMR_HOME", str(home))
     before = document(home)
@@ -162,6 +163,7 @@ BASELINES = ["--learned", "none", "--parts", "kpis", "--days", "2", "--expensive
              "--moves", "500"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(atmr_home, played):
     (atmr_home / "brief.yaml").write_text(BRIEF)
     program = [sys.executable, str(BACKEND / "scripts" / "rl" / "benchmark.py"), "quality"]

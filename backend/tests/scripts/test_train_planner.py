@@ -73,6 +73,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_does(atmr_home, capsys):
     assert (atmr_home / "results" / "long" / "training_config.json").read_text() == settings
 
 
+@pytest.mark.slow
 def test_a_new_run_forgets_the_old_values_and_a_resumed_one_repeats_them(atmr_home):
     assert train("--name", "again", "--quiet") == 0
     best = atmr_home / "results" / "again" / "checkpoints" / "best" / "planner.json"

@@ -111,6 +111,7 @@ def test_what_does_not_fit_is_not_tried_and_a_longer_run_tries_it(atmr_home, sma
     assert slow.trained == 1
 
 
+@pytest.mark.slow
 def test_tuning_fits_into_its_time(atmr_home, small):
     result = auto(small, atmr_home / "results" / "auto", TuneMatching("matching"), minutes=0.15)
     entry = result.state.entries["matching_tuned"]

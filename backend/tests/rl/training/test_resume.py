@@ -52,7 +52,7 @@ def resumed(task, config, at):
         ("pair", {}, 20),
         ("prioritised n-step", PRIORITISED, 20),
         ("flat", FLAT, 20),
-        ("taught, V alone", TAUGHT, 17),
+        pytest.param("taught, V alone", TAUGHT, 17, marks=pytest.mark.slow),
         ("taught, all", TAUGHT, 30),
         ("noise", {"hyperparameters": {"exploration": "noise", "dueling": True}}, 13),
         ("cartpole", {"hyperparameters": {"n_step": 3}}, 30),
