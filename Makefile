@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Workers of the test run; compiled code is cached between runs.
+# Workers of the test run; a file stays with one, so that what its tests share is made once.
 WORKERS ?= 2
 PORT ?= 8000
 
@@ -47,7 +47,7 @@ tick: install ## Beside `make serve`: dispatch all open bookings at every epoch,
 	$(BIN)/python backend/scripts/rl/tick.py --every-epoch
 
 test: install-dev ## Run the tests; they start the servers they need
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: install-dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
