@@ -326,7 +326,8 @@ def _carried_out(arguments: argparse.Namespace, registry: Registry) -> tuple[int
     if arguments.command == "promote":
         wanted = _wanted(arguments, registry)
         registry.promote(wanted, who, why, arguments.company, arguments.gate_report)
-        _warn_of_another_world(registry.get(wanted))
+        if not arguments.quiet:
+            _warn_of_another_world(registry.get(wanted))
     elif arguments.command == "rollback":
         registry.rollback(who, why, arguments.company)
     return SUCCESS, {}
