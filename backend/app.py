@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
-from clock import Clock, SystemClock
+from clock import Clock, FileClock, SystemClock
 from config import Config
 from extensions import EXTENSION, Database, Services, services
 from logs import log_as_json
@@ -174,7 +174,8 @@ def _services(
     metrics = Metrics()
     url = config.database_url.get_secret_value()
     database = Database(url, timeout_s=config.database_timeout_s)
-    clock = clock or SystemClock()
+    if clock is None:
+        clock = SystemClock() if config.clock_file is None else FileClock(config.clock_file)
     at_work = Services(
         config=config,
         database=database,
@@ -187,6 +188,8 @@ def _services(
     at_work.readiness["database"] = at_work.database.check
     at_work.readiness["migrations"] = lambda: require_head(at_work.database.engine)
     at_work.readiness["host_tables"] = lambda: _check_host_tables(at_work.database)
+    if config.clock_file is not None:
+        at_work.degraded["clock"] = lambda: "time comes from a file: this is a twin, not production"
     for part in set_up:
         part(at_work)
     return at_work

@@ -3,9 +3,11 @@
 ``datetime.now`` anywhere else fails lint.
 """
 
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 from services.rl.errors import UsageError
@@ -61,6 +63,38 @@ class SteppedClock(FixedClock):
     def now(self) -> datetime:
         """The moment it stood at; then it moves on."""
         return self.advance(seconds=self._step_s) - timedelta(seconds=self._step_s)
+
+
+class FileClock:
+    """The moment that stands in a file, as ISO 8601: one clock for all processes of a twin.
+
+    Whoever plays the twin moves it on by `FileClock.set`; readers see the old or the new moment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[int, datetime] | None = None
+
+    def now(self) -> datetime:
+        """The moment in the file.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        try:
+            changed = self._path.stat().st_mtime_ns
+            if self._known is None or self._known[0] != changed:
+                moment = datetime.fromisoformat(self._path.read_text(encoding="utf-8").strip())
+                self._known = (changed, _aware(moment))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"clock file {self._path} holds no moment: {error}") from error
+        return self._known[1]
+
+    def set(self, moment: datetime) -> None:
+        """Move all readers to a moment."""
+        hidden = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        hidden.write_text(_aware(moment).isoformat(), encoding="utf-8")
+        hidden.replace(self._path)
 
 
 class ScaledClock:

@@ -4,6 +4,7 @@ Secrets (database password, session key) come from the environment only: there i
 file to leak, and no default that anyone else knows.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -39,6 +40,18 @@ class Config(BaseSettings):
         max_request_bytes: Longer bodies are refused with 413.
         idempotency_hours: How long an answer is kept to be given again.
         trusted_proxies: Reverse proxies in front, whose X-Forwarded-For is believed.
+        broker_url: Of Celery; None: ``redis_url``, else tasks run in one process (``make loop``).
+        replay_url: Redis of the replay buffer; None: ``redis_url``, else the process's memory.
+        replay_capacity: Experiences kept per company.
+        replay_prefix: Of all keys of the replay buffer.
+        collect_overlap_hours: Decisions of so many last hours are collected anew each time, for
+            outcomes that come late or past our API.
+        production_share: Of the experiences of a nightly update, those from production.
+        train_minutes: Most that a nightly update of one kind of model may take.
+        rollout: ``manual``: a candidate that passes the gate waits for a person; ``auto``: it is
+            promoted, and rolled back by guardrail or verdict.
+        purge_after_days: Decisions and snapshots older than this go; None: none.
+        clock_file: A twin's clock instead of the machine's; never in production.
     """
 
     model_config = SettingsConfigDict(env_prefix="ATMR_", extra="ignore", frozen=True)
@@ -57,6 +70,16 @@ class Config(BaseSettings):
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1 << 30)
     idempotency_hours: float = Field(default=24.0, gt=0, le=24 * 365)
     trusted_proxies: int = Field(default=0, ge=0, le=5)
+    broker_url: SecretStr | None = None
+    replay_url: SecretStr | None = None
+    replay_capacity: int = Field(default=100_000, ge=1, le=10_000_000)
+    replay_prefix: str = Field(default="atmr:replay", pattern=r"^[A-Za-z0-9:_.-]{1,60}$")
+    collect_overlap_hours: float = Field(default=48.0, gt=0, le=24 * 60)
+    production_share: float = Field(default=0.25, ge=0, le=1)
+    train_minutes: float = Field(default=20.0, gt=0, le=24 * 60)
+    rollout: Literal["manual", "auto"] = "manual"
+    purge_after_days: int | None = Field(default=None, ge=7, le=36_500)
+    clock_file: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     database_timeout_s: float = Field(default=5.0, gt=0, le=60)
 
@@ -116,7 +139,7 @@ class Config(BaseSettings):
             raise ValueError(f"{value!r} is no rate limit, such as '1200 per minute'") from None
         return value
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "replay_url")
     @classmethod
     def _a_redis(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Alembic itself is imported to migrate only: 11 MB that serv
     from alembic.config import Config as AlembicConfig
 
 VERSION_TABLE = "atmr_rl_alembic_version"
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision; a test compares it with the scripts."""
 
 

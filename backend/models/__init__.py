@@ -16,6 +16,14 @@ from .experiment import (
     ExperimentUnit,
 )
 from .fleet_snapshot import FleetSnapshot
+from .learning import (
+    TASK_STATES,
+    BookingChange,
+    CollectionMark,
+    DeadLetter,
+    FencedLock,
+    TaskRun,
+)
 from .model_version import DEFAULT_COMPANY, MODEL_ALIASES, ModelAlias, ModelEvent, ModelVersion
 from .reasons import REASON_CODES, ReasonCode
 
@@ -34,24 +42,30 @@ __all__ = [
     "MODEL_ALIASES",
     "REASON_CODES",
     "SCOPES",
+    "TASK_STATES",
     "ApiKey",
     "Assignment",
     "Base",
     "Booking",
+    "BookingChange",
     "BookingPin",
+    "CollectionMark",
     "Commitment",
+    "DeadLetter",
     "Decision",
     "Driver",
     "DriverStatus",
     "Experiment",
     "ExperimentEvent",
     "ExperimentUnit",
+    "FencedLock",
     "FleetSnapshot",
     "IdempotencyRecord",
     "ModelAlias",
     "ModelEvent",
     "ModelVersion",
     "ReasonCode",
+    "TaskRun",
     "UtcDateTime",
     "complete",
     "shown",

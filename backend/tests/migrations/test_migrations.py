@@ -133,9 +133,9 @@ def test_an_unknown_revision_is_one_sentence(database):
 
 def test_the_command_migrates_and_tells(atmr_home, capsys):
     assert exit_code(main, ["status"]) == 0
-    assert "revision None, newest 0001" in capsys.readouterr().out
+    assert "revision None, newest 0002" in capsys.readouterr().out
     assert exit_code(main, []) == 0
-    assert capsys.readouterr().out == "SQLite atmr.sqlite: revision 0001, newest 0001\n"
+    assert capsys.readouterr().out == "SQLite atmr.sqlite: revision 0002, newest 0002\n"
     assert exit_code(main, ["downgrade"]) == 2
     assert "--revision and --yes" in capsys.readouterr().err
     assert exit_code(main, ["downgrade", "--revision", "base", "--yes"]) == 0

@@ -1,0 +1,1 @@
+"""The loop that learns: collection, retraining, gate, rollout; what tasks and commands call."""
