@@ -13,7 +13,7 @@ from scripts.rl.command import INTERRUPTED, command_parser, run
 from services.dispatching.desk import Desk
 from services.dispatching.dispatcher import Dispatcher
 from services.dispatching.tick import companies, dispatch_open_bookings
-from services.dispatching.watch import Watch
+from services.dispatching.watch import Watches
 from services.model_registry import SqlRegistry
 from services.rl import paths
 from services.rl.simulation.scenarios import load_scenario
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     desk.warm_up()
     dispatcher = Dispatcher(desk, database, clock, config.zone)
-    watches: dict[int, Watch] = {}
+    watches = Watches(database, scenario.rules)
     alive = paths.home() / "data" / "tick.alive"
     alive.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -54,11 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             begun = time.monotonic()
             known = companies(database)
             tick = dispatch_open_bookings(dispatcher, known)
-            for company_id in known:
-                watch = watches.setdefault(company_id, Watch(database, company_id, scenario.rules))
-                breach = watch.look(clock.now())
-                if breach is not None:
-                    print(f"company {company_id}: the learned arm was stopped: {breach}")
+            for company_id, breach in watches.look(known, clock.now()).items():
+                whose = "default experiment" if company_id is None else f"company {company_id}"
+                print(f"{whose}: the learned arm was stopped: {breach.words}")
             if not arguments.quiet:
                 print(
                     f"{len(tick.epochs)} companies, {tick.assigned} bookings assigned, "
