@@ -216,11 +216,14 @@ class Watch:
                 Booking.scheduled_time <= now - given_up,
                 Booking.scheduled_time > since - given_up,
             )
-            .order_by(Decision.decided_at)
+            .order_by(Decision.decided_at.desc())
             .limit(_MOST_ROWS)
         )
+        told: set[int] = set()
         for booking_id, promised, unit in waiting:
-            yield from self._told(booking_id, unit, promised + given_up, arm_of, False, True)
+            if booking_id not in told:  # whoever deferred it last left it, not who saw it first
+                told.add(booking_id)
+                yield from self._told(booking_id, unit, promised + given_up, arm_of, False, True)
 
     def _arms(self, session: Session) -> dict[str, ExperimentUnit]:
         row = experiment_row(session, self.company_ids[0], self._name)

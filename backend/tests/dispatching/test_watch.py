@@ -128,3 +128,34 @@ def test_a_company_with_an_experiment_of_its_own_is_weighed_alone(trial):
         Watches(trial.database, trial.scenario.rules).look([5, COMPANY], trial.clock.now())
     ) == [COMPANY]
     assert not SqlExperiment(trial.database, 5).current().stopped
+
+
+def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
+    start = trial.clock.now()
+    rules = trial.scenario.rules
+    promised = start + timedelta(hours=2)
+    with trial.database.writing() as session:
+        session.add(
+            Booking(
+                id=1, company_id=COMPANY, pickup_lat=46.2, pickup_lon=6.1, dropoff_lat=46.2,
+                dropoff_lon=6.2, scheduled_time=promised, status="PENDING", created_at=start,
+            )
+        )  # fmt: skip
+        for n, arm in enumerate(("rl", "heuristic", "heuristic")):
+            at = start + timedelta(minutes=40 * n + 5)
+            session.add(
+                Decision(
+                    id=f"{n:032x}", seq=0, company_id=COMPANY, booking_id=1, action="defer",
+                    arm=arm, unit=f"block{n}", layout=1, latency_ms=1.0, decided_at=at,
+                )
+            )  # fmt: skip
+            session.add(
+                ExperimentUnit(
+                    experiment_id=1, unit=f"block{n}", bucket=n, arm=arm, created_at=at
+                )
+            )  # fmt: skip
+    trial.clock.set(promised + timedelta(minutes=rules.window_min + rules.grace_min + 1))
+    watch = watch_of(trial)
+    with trial.database.reading() as session:
+        events = list(watch._outcomes(session, start, trial.clock.now()))
+    assert [(e.fields["arm"], e.fields["unserved"]) for e in events] == [("heuristic", True)]

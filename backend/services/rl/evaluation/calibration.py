@@ -84,11 +84,11 @@ def calibration(experiences: Iterable[Experience], scenario: Scenario) -> Calibr
         scenario: For the clock of the day.
     """
     planned = [
-        e
-        for e in experiences
-        if e.action is not None and e.source == "policy" and not e.overridden
+        e for e in experiences if e.action is not None and e.source == "policy" and not e.overridden
     ]
-    met = [e for e in planned if e.pickup_in_min is not None and e.planned_pickup_in_min is not None]
+    met = [
+        e for e in planned if e.pickup_in_min is not None and e.planned_pickup_in_min is not None
+    ]
     errors = np.array([(e.pickup_in_min or 0.0) - (e.planned_pickup_in_min or 0.0) for e in met])
     start = scenario.rules.day_start_min
     hours = np.array([((start + e.state.now_min) / 60.0) % 24.0 for e in met])

@@ -127,9 +127,7 @@ def _shuffle_values(hidden: Path) -> None:
 
 def _far_values(hidden: Path) -> None:
     at = TERM.index("deadhead")
-    _values(
-        hidden, lambda v: (*v.weights[:at], v.weights[at] + PER_EMPTY_KM, *v.weights[at + 1 :])
-    )
+    _values(hidden, lambda v: (*v.weights[:at], v.weights[at] + PER_EMPTY_KM, *v.weights[at + 1 :]))
 
 
 # --- matchers ------------------------------------------------------------------------------------
@@ -154,7 +152,9 @@ def _weights(file: str, far: bool) -> Callable[[Path], None]:
 # --- networks ------------------------------------------------------------------------------------
 
 
-def _network(change: Callable[[dict[str, npt.NDArray[Any]], float], None]) -> Callable[[Path], None]:
+def _network(
+    change: Callable[[dict[str, npt.NDArray[Any]], float], None],
+) -> Callable[[Path], None]:
     def spoil(hidden: Path) -> None:
         folder = hidden / NETWORK_FOLDER
         manifest = read_manifest(folder)
