@@ -11,7 +11,9 @@ Nothing that is read can run code, and nothing is trusted: bytes that are not an
 another schema or are damaged raise `ExperienceUnreadable`, which says which of the three.
 """
 
+import itertools
 import math
+import struct
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -60,6 +62,7 @@ FIELDS = (
 Reason = Literal["foreign", "schema", "damaged"]
 
 _WIRE_KIND = {"f": "<f4", "i": "<i4", "b": "u1"}
+_FLOAT = struct.Struct("<f")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ENDINGS = {ending.value: ending for ending in Ending}
@@ -103,7 +106,14 @@ class _Records:
             }
         )
         floats, flags = self._names("f"), self._names("b")
-        self._floats, self._flags = len(floats), len(flags)
+        self._blocks = np.dtype(  # the record as two arrays, what lies between left out
+            {
+                "names": ["floats", "flags"],
+                "formats": [("<f4", (len(floats),)), ("u1", (len(flags),))],
+                "offsets": [0, self.wire.itemsize - len(flags)],
+                "itemsize": self.wire.itemsize,
+            }
+        )
         self._nan_column = floats.index(may_be_nan) if may_be_nan else None
         self._integers = self._names("i")
 
@@ -118,8 +128,7 @@ class _Records:
         """
         if rows.dtype != self._table or rows.ndim != 1:
             raise DataError(f"rows have type {rows.dtype}, expected {self._table}")
-        with np.errstate(over="ignore"):
-            packed = rows.view(self._reordered).astype(self.wire)
+        packed = rows.view(self._reordered).astype(self.wire)
         floats = self._float_columns(packed)
         floats += 0.0  # no minus zero: equal rows, equal bytes
         if self._nan_column is not None:
@@ -128,7 +137,7 @@ class _Records:
         if not self._finite(floats):
             raise DataError("rows hold a number that is not finite or beyond float32")
         for name in self._integers:
-            if not np.array_equal(packed[name], rows[name]):
+            if (packed[name] != rows[name]).any():
                 raise DataError(f"rows hold a {name} beyond 32 bits")
         return packed.tobytes()
 
@@ -137,13 +146,7 @@ class _Records:
         packed = np.frombuffer(data, self.wire)
         if not self._finite(self._float_columns(packed)):
             return None
-        flags = np.ndarray(
-            (len(packed), self._flags),
-            np.uint8,
-            data,
-            self.wire.itemsize - self._flags,
-            (self.wire.itemsize, 1),
-        )
+        flags = packed.view(self._blocks)["flags"]
         if flags.size and flags.max() > 1:
             return None
         rows: npt.NDArray[np.void] = np.empty(len(packed), self._table)
@@ -152,7 +155,8 @@ class _Records:
 
     def _float_columns(self, packed: npt.NDArray[np.void]) -> npt.NDArray[np.float32]:
         """View of the floats, ``(rows, floats)``."""
-        return np.ndarray((len(packed), self._floats), "<f4", packed, 0, (self.wire.itemsize, 4))
+        columns: npt.NDArray[np.float32] = packed.view(self._blocks)["floats"]
+        return columns
 
     def _finite(self, floats: npt.NDArray[np.float32]) -> bool:
         if self._nan_column is None:
@@ -183,7 +187,8 @@ def encode(experience: Experience) -> bytes:
             without a time zone, an action outside the rows); naming experience and field.
     """
     try:
-        body = msgpack.packb(_body(experience), use_single_float=True)
+        with np.errstate(over="ignore"):
+            body = msgpack.packb(_body(experience), use_single_float=True)
     except (DataError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"experience {experience.id!r} cannot be kept: {error}") from error
     assert isinstance(body, bytes)
@@ -241,8 +246,10 @@ _TERMS = ("completion", "lateness", "deadhead", "loaded", "cancellation")
 
 def _number(name: str, value: float) -> float:
     """The value as float32 holds it; no minus zero."""
-    with np.errstate(over="ignore"):
-        rounded = float(np.float32(value)) + 0.0
+    try:
+        rounded: float = _FLOAT.unpack(_FLOAT.pack(value))[0] + 0.0
+    except (OverflowError, struct.error):
+        raise DataError(f"{name} is {value!r}") from None
     if not math.isfinite(rounded):
         raise DataError(f"{name} is {value}")
     return rounded
@@ -265,10 +272,11 @@ def _complaint(body: Sequence[Any], drivers: int, bookings: int) -> str | None:
     prior, action, dt, following, done = body[6:11]
     loss, propensity, k, source = body[12], body[17], body[18], body[22]
     taken = prior[1::2]
-    if any(not 0 <= d < drivers for d in prior[::2]) or any(not 0 <= b < bookings for b in taken):
-        return "prior names a row that is not there"
-    if len(set(taken)) != len(taken):
-        return "prior commits a booking twice"
+    if prior:
+        if min(prior) < 0 or max(prior[::2]) >= drivers or max(taken) >= bookings:
+            return "prior names a row that is not there"
+        if len(set(taken)) != len(taken):
+            return "prior commits a booking twice"
     if action is None:
         if (following is None) != done:
             return "a WAIT has a next state unless it is done"
@@ -396,37 +404,40 @@ _TYPES: tuple[frozenset[type], ...] = tuple(
         (bool,),
     )
 )
-assert len(_TYPES) == len(FIELDS)
+_SHAPES = frozenset(itertools.product(*_TYPES))
+_INTEGERS, _FLOATS = {int}, {float}
 
 
 def _mistyped(body: Any) -> str | None:
     """What is of the wrong type or length; None: nothing."""
     if type(body) is not list or len(body) != len(FIELDS):
         return f"it has not the {len(FIELDS)} fields of its schema"
-    for name, value, types in zip(FIELDS, body, _TYPES, strict=True):
-        kind = type(value)
-        if kind not in types:
-            return f"{name} is of type {kind.__name__}"
-        if kind is float and not math.isfinite(value):
-            return f"{name} is {value}"
+    kinds = tuple(map(type, body))
+    if kinds not in _SHAPES:
+        wrong = [n for n, kind, may in zip(FIELDS, kinds, _TYPES, strict=True) if kind not in may]
+        return f"{wrong[0]} is of the wrong type"
     prior, action, terms = body[6], body[7], body[11]
-    if any(type(row) is not int for row in prior) or len(prior) % 2:
+    if not set(map(type, prior)) <= _INTEGERS or len(prior) % 2:
         return "prior is not made of pairs of rows"
-    if action is not None and [type(row) for row in action] != [int, int]:
+    if action is not None and (len(action) != 2 or not set(map(type, action)) <= _INTEGERS):
         return "action is not a pair of rows"
-    if len(terms) != len(_TERMS) or any(
-        type(value) is not float or not math.isfinite(value) for value in terms
-    ):
+    if len(terms) != len(_TERMS) or not set(map(type, terms)) <= _FLOATS:
         return f"terms are not {len(_TERMS)} numbers"
+    # A sum is finite if all are: numbers of 32 bits cannot overflow one of 64.
+    if not math.isfinite(sum(terms) + sum(v for v in body[8:18] if type(v) is float)):
+        return "a number is not finite"
     if body[16] not in _ENDINGS:
         return f"ending is {body[16]!r}"
     return _misshapen("state", body[5]) or _misshapen("next_state", body[9])
 
 
+_ROWS_SHAPE = (float, bytes, bytes)
+
+
 def _misshapen(name: str, packed: list[Any] | None) -> str | None:
     if packed is None:
         return None
-    if [type(part) for part in packed] != [float, bytes, bytes] or not math.isfinite(packed[0]):
+    if tuple(map(type, packed)) != _ROWS_SHAPE or not math.isfinite(packed[0]):
         return f"{name} is not a time and two tables"
     if len(packed[1]) % DRIVER_RECORD.itemsize or len(packed[2]) % BOOKING_RECORD.itemsize:
         return f"{name} does not consist of whole rows"
