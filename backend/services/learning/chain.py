@@ -355,30 +355,33 @@ class Chain:
             dt = (following.epoch_at - row.epoch_at).total_seconds() / 60.0 / self._rules.epoch_min
         loss = sum(map(self._worth.loss, lost))
         human = row.id in opened.facts.human
-        yield id_, Experience(
-            id=id_,
-            company_id=self._company_id,
-            day=row.day,
-            at=row.epoch_at,
-            scenario_hash=self._hash,
-            state=opened.seen.rows,
-            prior=opened.prior,
-            action=None,
-            dt=dt,
-            next_state=then.rows if same_day and then is not None else None,
-            done=not same_day,
-            terms=RewardTerms(cancellation=-loss),
-            loss=loss,
-            pickup_in_min=None,
-            planned_pickup_in_min=None,
-            planned_reward=None,
-            ending=Ending.WAITED,
-            propensity=None,
-            k=1,
-            arm="",
-            unit="",
-            model="",
-            source="human" if human else "policy",
+        yield (
+            id_,
+            Experience(
+                id=id_,
+                company_id=self._company_id,
+                day=row.day,
+                at=row.epoch_at,
+                scenario_hash=self._hash,
+                state=opened.seen.rows,
+                prior=opened.prior,
+                action=None,
+                dt=dt,
+                next_state=then.rows if same_day and then is not None else None,
+                done=not same_day,
+                terms=RewardTerms(cancellation=-loss),
+                loss=loss,
+                pickup_in_min=None,
+                planned_pickup_in_min=None,
+                planned_reward=None,
+                ending=Ending.WAITED,
+                propensity=None,
+                k=1,
+                arm="",
+                unit="",
+                model="",
+                source="human" if human else "policy",
+            ),
         )
 
     def _losses(self, opened: _Open, following: SnapshotRow | None) -> list[int] | None:
@@ -389,9 +392,7 @@ class Chain:
         candidates: list[BookingRow] = [
             facts.bookings[i] for i in facts.put_off.get(row.id, ()) if i in facts.bookings
         ]
-        candidates = [
-            b for b in candidates if self._settling.given_up_at(b) <= row.epoch_at + _FAR
-        ]
+        candidates = [b for b in candidates if self._settling.given_up_at(b) <= row.epoch_at + _FAR]
         candidates += [b for b in facts.never if self._runs_out(b, row, following)]
         for booking in candidates:
             lost = self._settling.lost(booking)
@@ -427,9 +428,7 @@ def _driven(called_min: float, depart_min: float | None, drive_min: float | None
     return max(0.0, (called_min - depart_min) / drive_min)
 
 
-def _end_of_work(
-    seen: Seen, prior: Sequence[tuple[int, int]], driver: int
-) -> tuple[float, float]:
+def _end_of_work(seen: Seen, prior: Sequence[tuple[int, int]], driver: int) -> tuple[float, float]:
     """Where a driver is free, with what was committed earlier in the epoch."""
     for d, b in reversed(prior):
         if d == driver:

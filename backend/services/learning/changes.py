@@ -17,6 +17,4 @@ def note_change(session: Session, booking: Booking, at: datetime) -> None:
         booking: That changed.
         at: The present moment.
     """
-    session.add(
-        BookingChange(company_id=booking.company_id, booking_id=booking.id, changed_at=at)
-    )
+    session.add(BookingChange(company_id=booking.company_id, booking_id=booking.id, changed_at=at))

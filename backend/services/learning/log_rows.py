@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import bindparam, case, func, select, tuple_
+from sqlalchemy import BindParameter, bindparam, case, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Decision, FleetSnapshot
@@ -54,8 +54,8 @@ _SNAPSHOT = (
     FleetSnapshot.schema,
     FleetSnapshot.payload,
 )
-_OF = bindparam("company")
-_IDS = bindparam("ids", expanding=True)
+_OF: BindParameter[Any] = bindparam("company")
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _NEXT_SNAPSHOTS = (
     select(*_SNAPSHOT)
     .where(
@@ -90,9 +90,7 @@ _ASSIGNS = (
         Decision.source,
         Decision.overridden_by,
     )
-    .where(
-        Decision.snapshot_id.in_(_IDS), Decision.action == "assign", Decision.shadow.is_(False)
-    )
+    .where(Decision.snapshot_id.in_(_IDS), Decision.action == "assign", Decision.shadow.is_(False))
     .order_by(Decision.snapshot_id, Decision.seq, Decision.id)
 )
 _COUNTS = (
@@ -166,9 +164,9 @@ _RANKED = (
     .where(Decision.booking_id.in_(_IDS), Decision.shadow.is_(False), Decision.company_id == _OF)
     .subquery()
 )
-_LAST = select(
-    _RANKED.c.booking_id, _RANKED.c.id, _RANKED.c.action, _RANKED.c.snapshot_id
-).where(_RANKED.c.rank == 1)
+_LAST = select(_RANKED.c.booking_id, _RANKED.c.id, _RANKED.c.action, _RANKED.c.snapshot_id).where(
+    _RANKED.c.rank == 1
+)
 _NEVER = (
     select(*_BOOKING)
     .where(
@@ -241,9 +239,7 @@ def _facts(session: Session, company_id: int, rows: Sequence[SnapshotRow]) -> Fa
     return facts
 
 
-def bookings_of(
-    session: Session, company_id: int, ids: Iterable[int]
-) -> dict[int, BookingRow]:
+def bookings_of(session: Session, company_id: int, ids: Iterable[int]) -> dict[int, BookingRow]:
     """A company's bookings by id; those that are not there, or have no times, are left out."""
     found: dict[int, BookingRow] = {}
     for some in parts(sorted(ids)):
@@ -284,15 +280,18 @@ def count_decisions(session: Session, company_id: int, spans: Iterable[Span]) ->
     """Decisions of some spans, by a count of their own."""
     total = 0
     for span in spans:
-        total += session.scalar(
-            select(func.count())
-            .select_from(Decision)
-            .join(FleetSnapshot, FleetSnapshot.id == Decision.snapshot_id)
-            .where(
-                FleetSnapshot.company_id == company_id,
-                FleetSnapshot.epoch_at.between(span.begin, span.end),
+        total += (
+            session.scalar(
+                select(func.count())
+                .select_from(Decision)
+                .join(FleetSnapshot, FleetSnapshot.id == Decision.snapshot_id)
+                .where(
+                    FleetSnapshot.company_id == company_id,
+                    FleetSnapshot.epoch_at.between(span.begin, span.end),
+                )
             )
-        ) or 0
+            or 0
+        )
         total += count_without_state(session, company_id, span)[0]
     return total
 

@@ -6,6 +6,7 @@ else is left to the careful reader, so that both accept and refuse the same (a t
 """
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,8 +123,9 @@ def _fast(raw: Any) -> Seen | None:
     now = raw.get("now_min")
     names, orders = raw.get("driver_ids"), raw.get("booking_ids")
     extra = raw.get("extra", {})
-    usual = isinstance(now, float) and isinstance(names, list) and isinstance(orders, list)
-    if not usual or not isinstance(extra, dict) or not np.isfinite(now):
+    if not isinstance(names, list) or not isinstance(orders, list) or not isinstance(extra, dict):
+        return None
+    if not isinstance(now, float) or not math.isfinite(now):
         return None
     drivers = _table(raw.get("drivers"), STATE_DRIVER_DTYPE, len(names))
     bookings = _table(raw.get("bookings"), STATE_BOOKING_DTYPE, len(orders))

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models import Assignment, Booking, Decision, Driver, complete
@@ -144,7 +144,7 @@ class _Day:
         if not self._made:
             return
         horizon = self._day.instant(rules.horizon_min)
-        self._bookings: dict[int, Row[Any]] = {
+        self._bookings: dict[int, Any] = {
             row.id: row
             for row in session.execute(
                 select(Booking.__table__)
@@ -232,18 +232,14 @@ class _Day:
             return None, None, "assigned_before_creation"
         if all(driver.id != assignment.driver_id for driver in self._drivers):
             return None, None, "driver_without_shift"
-        open_ = [
-            b for b in self._bookings.values() if b.id == booking.id or self._is_open(b, at)
-        ]
+        open_ = [b for b in self._bookings.values() if b.id == booking.id or self._is_open(b, at)]
         rows = np.zeros(len(self._drivers), dtype=STATE_DRIVER_DTYPE)
         for d, driver in enumerate(self._drivers):
             rows[d] = self._driver_row(driver, n, at)
-        if rows["committed"].max() > history.scenario.rules.queue:
-            # One more must fit with the driver who was sent, and encoders refuse a longer queue.
-            d = next(i for i, each in enumerate(self._drivers) if each.id == assignment.driver_id)
-            most = 1 + history.scenario.rules.queue
-            if rows["committed"][d] >= most or rows["committed"].max() > most:
-                return None, None, "more_jobs_than_the_rules_allow"
+        d = next(i for i, each in enumerate(self._drivers) if each.id == assignment.driver_id)
+        most = 1 + history.scenario.rules.queue  # encoders refuse a longer queue
+        if rows["committed"][d] >= most or rows["committed"].max() > most:
+            return None, None, "more_jobs_than_the_rules_allow"
         state, _ = state_of(
             rows, [driver.id for driver in self._drivers], open_, at, self._day,
             history.scenario, history.tables,
@@ -274,7 +270,7 @@ class _Day:
         rules = self._history.scenario.rules
         promised = max(booking.scheduled_time, booking.created_at)
         gone = promised + timedelta(minutes=rules.window_min + rules.grace_min)
-        return booking.status != UNASSIGNED or at <= gone
+        return bool(booking.status != UNASSIGNED or at <= gone)
 
     def _driver_row(self, driver: Any, n: int, at: datetime) -> tuple[object, ...]:
         """A driver behind the work of the day so far, as `STATE_DRIVER_DTYPE`."""
