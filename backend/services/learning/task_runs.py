@@ -38,6 +38,10 @@ _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _LONGEST: Final = 2_000
 
 
+class StoppedError(Exception):
+    """A run was stopped on purpose, by whoever stops its process: it is given back, not counted."""
+
+
 @dataclass
 class Run:
     """A run that this process has begun.
@@ -163,6 +167,11 @@ def fail(run: Run, error: BaseException | str) -> bool:
             return False
         _bury(session, row, run.clock.now(), run.arguments, run.scope, told)
     return True
+
+
+def release(run: Run, why: str) -> bool:
+    """Give a run back that was stopped on purpose: to be begun again, and not counted."""
+    return _end(run, state="failed", attempts=max(0, run.attempt - 1), error=why)
 
 
 def skip(
