@@ -99,8 +99,8 @@ def plain(report: Any) -> dict[str, Any]:
         report = dataclasses.asdict(report)
     if isinstance(report, str):
         report = json.loads(report)
-    found: dict[str, Any] = json.loads(json.dumps(report, default=str, allow_nan=True))
-    return _finite(found)
+    found: dict[str, Any] = _finite(json.loads(json.dumps(report, default=str, allow_nan=True)))
+    return found
 
 
 def _finite(value: Any) -> Any:

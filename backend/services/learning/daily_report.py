@@ -98,7 +98,7 @@ def _company(
             for arm in outcomes.arms()
         },
         "decisions": decisions,
-        "fallbacks": {reason: count for reason, count in sorted(fallbacks)},
+        "fallbacks": dict(sorted((str(why), int(count)) for why, count in fallbacks)),
         "last_collection": None
         if mark is None
         else {"at": mark.updated_at.isoformat(), "counts": mark.counts},
