@@ -14,6 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 # Decisions take from tens of microseconds to their budget; requests that and a database.
 _DECISION_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25)
@@ -25,6 +26,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._shared: list[Collector] = []
         self.requests = Counter(
             "atmr_http_requests_total",
             "Requests answered",
@@ -74,10 +76,17 @@ class Metrics:
             registry=registry,
         )
 
+    def add(self, collector: Collector) -> None:
+        """Add what is the same whichever process is asked (read from the database)."""
+        self._shared.append(collector)
+
     def exposition(self) -> tuple[bytes, str]:
         """All metrics as Prometheus reads them, and their content type."""
         registry = self.registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        shared = CollectorRegistry()
+        for collector in self._shared:
+            shared.register(collector)
+        return generate_latest(registry) + generate_latest(shared), CONTENT_TYPE_LATEST

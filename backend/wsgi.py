@@ -8,6 +8,7 @@ from flask import Flask
 from app import create_app
 from extensions import Services
 from services.dispatching.part import PART, DispatcherPart, hang_in
+from services.learning.part import hang_in as hang_in_learning
 from services.rl.errors import AtmrError
 
 _LOG = logging.getLogger("atmr.start")
@@ -18,7 +19,7 @@ def create() -> Flask:
 
     Each worker makes its own, before it takes requests: nobody waits for compiled code and models.
     """
-    return create_app(set_up=(hang_in, _warm_up))
+    return create_app(set_up=(hang_in, hang_in_learning, _warm_up))
 
 
 def _warm_up(at_work: Services) -> None:

@@ -1,26 +1,28 @@
 """Dispatch all companies' open bookings: once, or at every epoch until it is stopped.
 
-Where a broker runs, a beat task does this; here one process does it alone. It also watches the
-guardrails of running experiments.
+The schedule's ticks alone, without a broker: patients are dispatched whatever becomes of Redis and
+of workers. Beside workers that tick as well, each epoch of a company is done by whoever is first;
+with ``--stand-by`` this process does only what nobody has begun so many seconds into the epoch.
+The tick also watches the guardrails of running experiments.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 
-from config import Config
-from scripts.rl.command import INTERRUPTED, command_parser, run
-from services.dispatching.desk import Desk
-from services.dispatching.dispatcher import Dispatcher
+from scripts.rl.command import INTERRUPTED, command_parser, positive_float, run
 from services.dispatching.tick import companies, dispatch_open_bookings
-from services.dispatching.watch import Watches
-from services.model_registry import SqlRegistry
-from services.rl import paths
-from services.rl.simulation.scenarios import load_scenario
+from services.learning.bodies import BODIES
+from services.learning.embedded import Embedded
+from services.learning.loop import open_loop
+from services.learning.running import Outcome
+from services.learning.workplace import Workplace
+from services.rl.errors import UsageError
+from tasks.schedule import entry_named
 
 EXAMPLES = """
 tick.py
 tick.py --every-epoch
+tick.py --every-epoch --stand-by 60
 """
 
 
@@ -28,50 +30,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--every-epoch", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument(
+        "--stand-by", type=positive_float, default=0.0, metavar="SECONDS",
+        help="with --every-epoch: leave epochs to workers that begin them so soon",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
-    from clock import SystemClock
-    from extensions import Database
+    if arguments.stand_by and not arguments.every_epoch:
+        raise UsageError("--stand-by goes with --every-epoch")
+    with open_loop() as loop:
+        place = Workplace(loop)
+        place.dispatcher()  # compiles and loads before the first epoch
+        if not arguments.every_epoch:
+            return _once(place, quiet=arguments.quiet)
+        alive = loop.home / "data" / "tick.alive"
+        alive.parent.mkdir(parents=True, exist_ok=True)
+        embedded = Embedded(
+            place,
+            [entry_named("tick")],
+            BODIES,
+            stand_by_s=arguments.stand_by,
+            on_outcome=lambda outcome: tell(outcome, quiet=arguments.quiet),
+        )
+        try:
+            embedded.run(
+                alive=alive.touch,  # for a health check: still at work
+                on_trouble=lambda why: print(f"no tick: {why}", file=sys.stderr),
+            )
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    return 0
 
-    config = Config.from_environment()
-    scenario = load_scenario(config.scenario)
-    database = Database(config.database_url.get_secret_value(), timeout_s=config.database_timeout_s)
-    clock = SystemClock()
-    desk = Desk(
-        scenario,
-        database,
-        clock,
-        SqlRegistry(database, clock),
-        budget_ms=config.budget_ms,
-        device=config.device,
-    )
-    desk.warm_up()
-    dispatcher = Dispatcher(desk, database, clock, config.zone)
-    watches = Watches(database, scenario.rules)
-    alive = paths.home() / "data" / "tick.alive"
-    alive.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        while True:
-            begun = time.monotonic()
-            known = companies(database)
-            tick = dispatch_open_bookings(dispatcher, known)
-            for company_id, breach in watches.look(known, clock.now()).items():
-                whose = "default experiment" if company_id is None else f"company {company_id}"
-                print(f"{whose}: the learned arm was stopped: {breach.words}")
-            if not arguments.quiet:
-                print(
-                    f"{len(tick.epochs)} companies, {tick.assigned} bookings assigned, "
-                    f"{tick.overdue} overdue"
-                    + (f", {len(tick.failed)} failed" if tick.failed else ""),
-                    flush=True,
-                )
-            for company_id, why in tick.failed.items():
-                print(f"company {company_id} was not dispatched: {why}", file=sys.stderr)
-            if not arguments.every_epoch:
-                return 1 if tick.failed else 0
-            alive.touch()  # for a health check: still at work
-            time.sleep(max(1.0, 60.0 * scenario.rules.epoch_min - (time.monotonic() - begun)))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+
+def tell(outcome: Outcome, *, quiet: bool) -> None:
+    """Say what became of a job; what went wrong also when quiet."""
+    job = outcome.job
+    whose = "" if job.company_id is None else f"company {job.company_id}, "
+    if outcome.state in ("failed", "dead"):
+        given_up = " (given up: see tasks.py)" if outcome.state == "dead" else ""
+        print(f"{whose}{job.entry.name}: {outcome.error}{given_up}", file=sys.stderr, flush=True)
+        return
+    stopped = outcome.result.get("stopped")
+    if stopped:
+        print(f"{whose}the learned arm was stopped: {stopped}", flush=True)
+    if not quiet and outcome.state != "elsewhere":
+        counts = ", ".join(
+            f"{value} {name}" for name, value in outcome.result.items() if isinstance(value, int)
+        )
+        print(f"{whose}{job.entry.name}: {outcome.state}" + (f", {counts}" if counts else ""),
+              flush=True)  # fmt: skip
+
+
+def _once(place: Workplace, *, quiet: bool) -> int:
+    """Now, whoever has dispatched in this epoch: a person asks for it."""
+    known = companies(place.loop.database)
+    tick = dispatch_open_bookings(place.dispatcher(), known)
+    for company_id in known:
+        breach = place.watch(company_id).look(place.loop.clock.now())
+        if breach is not None:
+            print(f"company {company_id}: the learned arm was stopped: {breach}")
+    if not quiet:
+        print(
+            f"{len(tick.epochs)} companies, {tick.assigned} bookings assigned, "
+            f"{tick.overdue} overdue" + (f", {len(tick.failed)} failed" if tick.failed else "")
+        )
+    for company_id, why in tick.failed.items():
+        print(f"company {company_id} was not dispatched: {why}", file=sys.stderr)
+    return 1 if tick.failed else 0
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def left(database):
 
 
 def test_what_is_old_goes_and_what_is_at_work_stays(database, capsys, monkeypatch):
-    monkeypatch.setattr("scripts.rl.purge._BATCH", 2)
+    monkeypatch.setattr("services.learning.purging._BATCH", 2)
     assert exit_code(main, ["--older-than-days", "90"]) == 0
     assert "5 decision, 1 fleet_snapshot, 1 idempotency_record" in capsys.readouterr().out
     assert left(database) == [4, 2, 1, 1, 1]

@@ -1,0 +1,123 @@
+"""What each task of the schedule does: glue between a job and the part of the loop that does it.
+
+Safe to repeat: a job that was done to its end but whose run was lost is done again.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.database_url import reason
+from services.dispatching.fates import DispatchError, Epoch
+from services.dispatching.tick import dispatch_open_bookings
+from services.rl.errors import AtmrError
+
+from . import task_runs
+from .daily_report import report_day
+from .periods import Job
+from .purging import purge
+from .running import Body
+from .workplace import Workplace
+
+logger = logging.getLogger("atmr.tasks")
+
+_RUNS_KEPT: Final = timedelta(days=7)
+
+
+def tick(place: Workplace, job: Job) -> dict[str, Any]:
+    """Decide what is open for a company, then look at its guardrails, dispatched or not.
+
+    Raises:
+        AtmrError: If one of the two failed; the other was done.
+    """
+    company_id = _company(job)
+    counted = dispatch_open_bookings(place.dispatcher(), [company_id])
+    problems = [f"not dispatched: {why}" for why in counted.failed.values()]
+    breach = None
+    try:
+        breach = place.watch(company_id).look(place.loop.clock.now())
+    except (AtmrError, SQLAlchemyError) as error:
+        told = reason(error) if isinstance(error, SQLAlchemyError) else str(error)
+        problems.append(f"guardrails not looked at: {told}")
+    if breach is not None:
+        logger.warning("company %d: the learned arm was stopped: %s", company_id, breach)
+    if problems:
+        raise DispatchError("; ".join(problems))
+    return {
+        "assigned": counted.assigned,
+        "overdue": counted.overdue,
+        "decisions": sum(_count(epoch) for epoch in counted.epochs),
+        "stopped": None if breach is None else str(breach),
+    }
+
+
+def collect(place: Workplace, job: Job) -> dict[str, Any]:
+    """Join a company's decisions with what became of them, into the replay store."""
+    from .collector import collect as collect_company
+
+    return plain(collect_company(place.loop, _company(job)))
+
+
+def retrain(place: Workplace, job: Job) -> dict[str, Any]:
+    """Improve a company's model on what happened lately; a candidate, never the champion."""
+    from .retraining import retrain as retrain_company
+
+    return plain(retrain_company(place.loop, _company(job)))
+
+
+def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:
+    """Delete what is older than the settings keep, and runs that ended a week ago."""
+    loop = place.loop
+    now, days = loop.clock.now(), loop.config.purge_after_days
+    counts: dict[str, int] = {}
+    if days is not None:
+        answered = now - timedelta(hours=loop.config.idempotency_hours)
+        counts = purge(loop.database, now - timedelta(days=days), answered)
+    return {**counts, "task_run": task_runs.purge_runs(loop.database, now - _RUNS_KEPT)}
+
+
+BODIES: Final[Mapping[str, Body]] = {
+    "tick": tick,
+    "collection": collect,
+    "retraining": retrain,
+    "purge": clear_away,
+    "report": report_day,
+}
+"""By the name of the schedule's entry."""
+
+
+def plain(report: Any) -> dict[str, Any]:
+    """A report as JSON can hold it: by its own ``to_json``, else field by field."""
+    if hasattr(report, "to_json"):
+        report = report.to_json()
+    elif dataclasses.is_dataclass(report) and not isinstance(report, type):
+        report = dataclasses.asdict(report)
+    if isinstance(report, str):
+        report = json.loads(report)
+    found: dict[str, Any] = _finite(json.loads(json.dumps(report, default=str, allow_nan=True)))
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """Without NaN and infinities: PostgreSQL's JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
+        return None
+    return value
+
+
+def _company(job: Job) -> int:
+    assert job.company_id is not None, "this entry is for each company"
+    return job.company_id
+
+
+def _count(epoch: Epoch) -> int:
+    return len(epoch.fates)
