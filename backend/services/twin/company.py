@@ -255,6 +255,7 @@ class TwinCompany:
             if self._streets.take_away(assignment_id):
                 self.told.counts["taken_back"] += 1
             self._queued.pop(assignment_id, None)
+        self.told.counts["assignments"] += len(rows)
         for assignment, booking in rows:
             self._last_assignment = assignment.id
             self._open.pop(booking.id, None)
@@ -301,6 +302,7 @@ class TwinCompany:
         if fate < self._habits.never_told:
             self.told.counts["never_told"] += last
             return
+        self.told.counts["owed"] += last
         late = fate < self._habits.never_told + self._habits.told_late
         if late and not last:
             return  # the pickup is told with the end
@@ -315,8 +317,9 @@ class TwinCompany:
 
     def _tell(self, happening: Happening, body: dict[str, Any], late: bool) -> None:
         path = f"/assignments/{happening.job.assignment_id}/outcome"
-        self._ask(f"told_{happening.kind}", "POST", path, body,
-                  lambda: self._tell(happening, body, late), good=(200, 409))  # fmt: skip
+        done = self._ask(f"told_{happening.kind}", "POST", path, body,
+                         lambda: self._tell(happening, body, late), good=(200,))  # fmt: skip
+        self.told.counts["owed"] -= done is not None and happening.kind != "picked_up"
         if not late:
             lat, lon = happening.place
             place = {"lat": lat, "lon": lon}
