@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import uuid
 from typing import Any, Protocol
 
 from flask import Flask
@@ -14,9 +13,16 @@ class Calls(Protocol):
     """One company's way to the API."""
 
     def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None, once: str
     ) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of an answer; status 0: no answer came."""
+        """Status and JSON of an answer; status 0: no answer came.
+
+        Args:
+            method: Of the request.
+            path: Below the API's.
+            body: JSON.
+            once: Idempotency key: the same for the same deed, however often it is tried.
+        """
         ...
 
 
@@ -33,10 +39,11 @@ class InProcess:
         self._headers = {"Authorization": f"Bearer {key}"}
 
     def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None, once: str
     ) -> tuple[int, dict[str, Any]]:
         """See `Calls`."""
-        answer = self._client.open(f"{API}{path}", method=method, json=body, headers=self._headers)
+        headers = self._headers | ({"Idempotency-Key": once} if method == "POST" else {})
+        answer = self._client.open(f"{API}{path}", method=method, json=body, headers=headers)
         return answer.status_code, answer.get_json(silent=True) or {}
 
 
@@ -56,13 +63,11 @@ class OverHttp:
         self._tries = tries
 
     def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None, once: str
     ) -> tuple[int, dict[str, Any]]:
         """See `Calls`."""
         text = None if body is None else json.dumps(body)
-        headers = dict(self._headers)
-        if method == "POST":  # sent again, it must not be done again
-            headers["Idempotency-Key"] = uuid.uuid4().hex
+        headers = self._headers | ({"Idempotency-Key": once} if method == "POST" else {})
         for _ in range(self._tries):
             try:
                 if self._link is None:

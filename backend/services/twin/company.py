@@ -122,7 +122,8 @@ class TwinCompany:
                 "shift_end": clock_time(float(row["shift_end_min"])),
                 "home": {"lat": float(row["lat"]), "lon": float(row["lon"])},
             }
-            status, answer = self._calls.call("POST", "/drivers", body)
+            once = f"twin-{self.company_id}-driver-{len(self._drivers)}"
+            status, answer = self._calls.call("POST", "/drivers", body, once)
             if status != 201:
                 raise DataError(f"company {self.company_id}: POST /drivers answered {status}")
             self._drivers.append(int(answer["id"]))
@@ -180,11 +181,9 @@ class TwinCompany:
         }
         if not urgent:
             body["scheduled_time"] = promised.isoformat()
-        answer = self._ask(
-            "booked", "POST", "/bookings", body, lambda: self._book(row), good=(201,)
-        )
-        if answer is None:
-            return
+        self._ask("booked", "POST", "/bookings", body, self._booked, good=(201,))
+
+    def _booked(self, answer: dict[str, Any]) -> None:
         booking_id = int(answer["id"])
         promised = datetime.fromisoformat(answer["scheduled_time"])
         self._open[booking_id] = promised
@@ -193,33 +192,38 @@ class TwinCompany:
             span = promised - datetime.fromisoformat(answer["created_at"])
             when = promised - timedelta(minutes=5) - float(draw.random()) * 0.5 * span
             self._at(when, lambda: self._call_off(booking_id))
-        if urgent:
-            self._dispatch(booking_id, bool(draw.random() < self._habits.overridden))
+        if answer["is_urgent"]:
+            replaced = bool(draw.random() < self._habits.overridden)
+            self._ask(
+                "asked", "POST", "/dispatch", {"booking_id": booking_id},
+                lambda answer: self._replace(answer) if replaced else None, good=(200, 404, 409),
+            )  # fmt: skip
 
-    def _dispatch(self, booking_id: int, override: bool) -> None:
-        answer = self._ask(
-            "asked", "POST", "/dispatch", {"booking_id": booking_id},
-            lambda: self._dispatch(booking_id, override), good=(200, 404, 409),
-        )  # fmt: skip
-        if answer is None or not override or answer.get("action") != "assign":
+    def _replace(self, answer: dict[str, Any]) -> None:
+        """A person sends somebody else."""
+        if answer["action"] != "assign":
             return
         others = [d for d in self._drivers if d != answer["driver_id"]]
-        other = others[int(self._draw(-booking_id).integers(len(others)))]
-        body = {"driver_id": other, "reason_code": "continuity_of_care"}
+        draw = self._draw(int(answer["booking_id"]), 2)
+        body = {
+            "driver_id": others[int(draw.integers(len(others)))],
+            "reason_code": "continuity_of_care",
+        }
         path = f"/decisions/{answer['decision_id']}/override"
-        self._ask("overridden", "POST", path, body, None, good=(200, 201, 409, 422))
+        self._ask("overridden", "POST", path, body, good=(200, 201, 409, 422))
 
     def _call_off(self, booking_id: int) -> None:
         if self._streets.under_way(booking_id):
             return
-        answer = self._ask("called_off", "POST", f"/bookings/{booking_id}/cancel", {},
-                           lambda: self._call_off(booking_id), good=(200, 409))  # fmt: skip
-        if answer is not None:
-            self._open.pop(booking_id, None)
-            for assignment, booking in list(self._queued.items()):
-                if booking == booking_id:
-                    self._streets.take_away(assignment)
-                    del self._queued[assignment]
+        path = f"/bookings/{booking_id}/cancel"
+        self._ask("called_off", "POST", path, {}, lambda _: self._gone(booking_id), good=(200, 409))
+
+    def _gone(self, booking_id: int) -> None:
+        self._open.pop(booking_id, None)
+        for assignment, booking in list(self._queued.items()):
+            if booking == booking_id:
+                self._streets.take_away(assignment)
+                del self._queued[assignment]
 
     def _give_up(self, now: datetime) -> None:
         """The host closes bookings of patients who went another way."""
@@ -317,14 +321,15 @@ class TwinCompany:
 
     def _tell(self, happening: Happening, body: dict[str, Any], late: bool) -> None:
         path = f"/assignments/{happening.job.assignment_id}/outcome"
-        done = self._ask(f"told_{happening.kind}", "POST", path, body,
-                         lambda: self._tell(happening, body, late), good=(200,))  # fmt: skip
-        self.told.counts["owed"] -= done is not None and happening.kind != "picked_up"
+
+        def told(_: dict[str, Any]) -> None:
+            self.told.counts["owed"] -= happening.kind != "picked_up"
+
+        self._ask(f"told_{happening.kind}", "POST", path, body, told, good=(200,))
         if not late:
             lat, lon = happening.place
             place = {"lat": lat, "lon": lon}
-            self._ask("position", "PUT", f"/drivers/{happening.driver_id}/position", place, None,
-                      good=(200,))  # fmt: skip
+            self._ask("position", "PUT", f"/drivers/{happening.driver_id}/position", place)
 
     # --- calling ---------------------------------------------------------------------------------
 
@@ -334,25 +339,38 @@ class TwinCompany:
         method: str,
         path: str,
         body: dict[str, Any],
-        again: Callable[[], None] | None,
+        then: Callable[[dict[str, Any]], None] = lambda _: None,
         *,
-        good: tuple[int, ...],
-    ) -> dict[str, Any] | None:
-        """Call; None if it was not done: then it is tried again later, or counted as refused."""
-        status, answer = self._calls.call(method, path, body)
-        if status in _AGAIN:
-            self.told.counts["no_answer"] += 1
-            if again is not None:
-                self._at(self._clock.now() + _TRY_AGAIN_AFTER, again)
-            return None
-        if status not in good:
-            self.told.refused[f"{name}: {status} {answer.get('detail', '')}"[:160]] += 1
-            return None
-        if status >= 400:
-            self.told.counts[f"{name}_{status}"] += 1
-            return None
-        self.told.counts[name] += 1
-        return answer
+        good: tuple[int, ...] = (200,),
+    ) -> None:
+        """Do something by a request; without an answer it is tried again, later, as the same deed.
+
+        Args:
+            name: Of the deed, to be counted.
+            method: Of the request.
+            path: Below the API's.
+            body: JSON.
+            then: Called with the answer.
+            good: Statuses that can be; others are counted as refused.
+        """
+        self._order += 1
+        once = f"twin-{self.company_id}-{self._order}"
+
+        def attempt() -> None:
+            status, answer = self._calls.call(method, path, body, once)
+            if status in _AGAIN:
+                self.told.counts["no_answer"] += 1
+                self._at(self._clock.now() + _TRY_AGAIN_AFTER, attempt)
+            elif status not in good:
+                detail = str(answer.get("detail", ""))
+                self.told.refused[f"{name}: {status} {detail}"[:160]] += 1
+            elif status >= 400:
+                self.told.counts[f"{name}_{status}"] += 1
+            else:
+                self.told.counts[name] += 1
+                then(answer)
+
+        attempt()
 
     def _at(self, when: datetime, what: Callable[[], None]) -> None:
         self._order += 1
