@@ -8,28 +8,14 @@ Exits with 1 if the books do not add up in the end.
 API under gunicorn and Celery's workers, started here unless they are named.
 """
 
-import logging
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
-from typing import Any
 
-from flask import Flask
-
-from access import create_key
-from app import create_app
-from clock import FileClock, FixedClock
-from config import Config
-from extensions import EXTENSION, Services
-from migrations import upgrade
-from models.database_url import parse_url
-from scripts.rl.celery_worker import CeleryWorker
 from scripts.rl.command import (
     Parser,
     command_parser,
@@ -39,22 +25,14 @@ from scripts.rl.command import (
     seed_number,
     write_json,
 )
-from scripts.rl.served_app import ServedApp
-from services.dispatching.part import PART as DISPATCHER
-from services.dispatching.part import hang_in as hang_in_dispatcher
-from services.learning.bodies import BODIES
-from services.learning.loop import Loop, open_loop
+from scripts.rl.twin_site import SitePlan, distributed, embedded
+from services.learning.collector import collect
 from services.learning.running import Outcome
-from services.learning.workplace import Workplace
-from services.rl.data.memory_replay import MemoryReplayStore
-from services.rl.errors import DataError, UsageError
-from services.rl.simulation.engine import travel_tables
+from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import Scenario, load_scenario
 from services.twin.accounts import Books, close_books
-from services.twin.calls import Calls, InProcess, OverHttp
-from services.twin.company import Habits, TwinCompany
-from services.twin.conductors import ByWorkers, InThisProcess
-from services.twin.play import Conductor, Script, SettableClock, Shift, play
+from services.twin.company import Habits
+from services.twin.play import Script, Shift, play
 from tasks.schedule import SCHEDULE
 
 EXAMPLES = """
@@ -66,23 +44,6 @@ simulate_production.py --days 5 --only tick,collection              # without re
 """
 FIRST_SEED = 7_000_000
 """Beyond the seeds of training, validation, test and (until the year 5000) gate days."""
-
-
-@dataclass
-class Site:
-    """Where the twin plays.
-
-    Attributes:
-        loop: This process's way to everything.
-        clock: That all processes read.
-        calls: To the API, by API key.
-        conductor: Runs the loop's tasks.
-    """
-
-    loop: Loop
-    clock: SettableClock
-    calls: Callable[[str], Calls]
-    conductor: Conductor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,16 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="atmr-twin-")))
         folder.mkdir(parents=True, exist_ok=True)
-        open_site = _embedded if arguments.mode == "embedded" else _distributed
-        site = stack.enter_context(open_site(arguments, folder, first, entries, told))
+        plan = SitePlan(
+            folder, arguments.scenario, first, entries, arguments.train_minutes,
+            arguments.database_url, arguments.redis_url,
+        )  # fmt: skip
+        open_site = embedded if arguments.mode == "embedded" else distributed
+        site = stack.enter_context(open_site(plan, told.outcome))
         companies = [
-            _company(site, 1 + n, habits, arguments.seed) for n in range(arguments.companies)
+            site.company(1 + n, habits, arguments.seed) for n in range(arguments.companies)
         ]
         days = play(
             script, companies, site.clock, site.conductor, site.loop.config.zone,
             on_day=lambda number, local: told.day(number, local, time.monotonic() - begun),
         )  # fmt: skip
-        _collect_last(site, [company.company_id for company in companies])
+        for company in companies:  # what was told since the last hour
+            collect(site.loop, company.company_id)
         books = close_books(site.loop, companies)
     seconds = time.monotonic() - begun
     if not arguments.quiet:
@@ -177,165 +143,6 @@ def _shift(scenario: Scenario, day: int, factor: float) -> Shift | None:
         return None
     mean = scenario.demand_model().bookings_mean * factor
     return Shift(day, scenario.resized(bookings_per_day=mean))
-
-
-def _company(site: Site, company_id: int, habits: Habits, seed: int) -> TwinCompany:
-    loop = site.loop
-    with loop.database.writing() as session:
-        _, key = create_key(
-            session, site.clock, company_id=company_id, name="twin", scopes=("admin",)
-        )
-    return TwinCompany(
-        company_id, site.calls(key), loop.database, site.clock, travel_tables(loop.scenario),
-        habits, seed,
-    )  # fmt: skip
-
-
-def _collect_last(site: Site, company_ids: Sequence[int]) -> None:
-    """What was told since the last hour."""
-    from services.learning.collector import collect
-
-    for company_id in company_ids:
-        collect(site.loop, company_id)
-
-
-# --- sites ---------------------------------------------------------------------------------------
-
-
-def _changes(arguments: Any, url: str) -> dict[str, Any]:
-    return {
-        "database_url": url,
-        "scenario": arguments.scenario,
-        "rate_limit": "1000000 per minute",
-        "rollout": "auto",
-        "train_minutes": arguments.train_minutes,
-        "secret_key": None,
-    }
-
-
-@contextmanager
-def _embedded(
-    arguments: Any, folder: Path, first: date, entries: Sequence[Any], told: "_Teller"
-) -> Iterator[Site]:
-    with _home(folder):
-        config = Config.from_environment(
-            **_changes(arguments, f"sqlite:///{folder / 'twin.sqlite'}"),
-            redis_url=None, replay_url=None,
-        )  # fmt: skip
-        clock = FixedClock(_midnight(first, config))
-        app = create_app(config, clock=clock, set_up=(hang_in_dispatcher,))
-        _calm(app)
-        at_work: Services = app.extensions[EXTENSION]
-        _fresh(at_work.database.engine, folder)
-        store = MemoryReplayStore(config.replay_capacity)
-        with open_loop(config, clock=clock, store=store) as loop:
-            place = Workplace(loop, dispatcher=at_work.parts[DISPATCHER].get)
-            conductor = InThisProcess(place, entries, BODIES, told.outcome)
-            yield Site(loop, clock, lambda key: InProcess(app, key), conductor)
-        at_work.database.dispose()
-
-
-@contextmanager
-def _distributed(
-    arguments: Any, folder: Path, first: date, entries: Sequence[Any], _told: "_Teller"
-) -> Iterator[Site]:
-    with ExitStack() as stack:
-        stack.enter_context(_home(folder))
-        url = arguments.database_url or _started_postgres(stack)
-        redis_url = arguments.redis_url or _started_redis(stack)
-        clock = FileClock(folder / "clock")
-        settings = {
-            "ATMR_HOME": str(folder),
-            "ATMR_DATABASE_URL": url,
-            "ATMR_REDIS_URL": redis_url,
-            "ATMR_SCENARIO": arguments.scenario,
-            "ATMR_RATE_LIMIT": "1000000 per minute",
-            "ATMR_ROLLOUT": "auto",
-            "ATMR_TRAIN_MINUTES": str(arguments.train_minutes),
-            "ATMR_CLOCK_FILE": str(folder / "clock"),
-            "ATMR_LOG_LEVEL": "ERROR",
-        }
-        config = Config.from_environment(
-            **_changes(arguments, url), redis_url=redis_url, clock_file=folder / "clock"
-        )
-        clock.set(_midnight(first, config))
-        loop = stack.enter_context(open_loop(config, clock=clock))
-        _fresh(loop.database.engine, folder)
-        served = stack.enter_context(ServedApp(folder, settings))
-        queues = {entry.queue for entry in entries}
-        for queue in sorted(queues):
-            worker = CeleryWorker(folder, settings, queues=queue, name=f"worker-{queue}")
-            stack.enter_context(worker)
-            worker.await_ready()
-        from celery import Celery
-
-        from celery_app import settings as celery_settings
-
-        sender = Celery("twin")
-        sender.conf.update(celery_settings(config))
-        conductor = ByWorkers(Workplace(loop), entries, sender)
-        address = (served.host, served.port)
-        yield Site(loop, clock, lambda key: OverHttp(address, key), conductor)
-
-
-def _started_postgres(stack: ExitStack) -> str:
-    from tests.postgres_server import find_binaries, running_server
-
-    binaries = find_binaries()
-    if binaries is None:
-        raise UsageError("there is no PostgreSQL on this machine: give --database-url")
-    url: str = stack.enter_context(running_server(binaries))
-    return url
-
-
-def _started_redis(stack: ExitStack) -> str:
-    from tests.redis_server import RedisServer, find_redis
-
-    program = find_redis()
-    if program is None:
-        raise UsageError("there is no redis-server on this machine: give --redis-url")
-    return stack.enter_context(RedisServer(program)).url
-
-
-@contextmanager
-def _home(folder: Path) -> Iterator[None]:
-    """``ATMR_HOME`` is the twin's folder: nothing of it gets among real models and reports."""
-    before = os.environ.get("ATMR_HOME")
-    os.environ["ATMR_HOME"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["ATMR_HOME"]
-        else:
-            os.environ["ATMR_HOME"] = before
-
-
-def _fresh(engine: Any, folder: Path) -> None:
-    """Make the tables; refuse a database in which somebody has lived already."""
-    from sqlalchemy import func, inspect, select
-
-    from models import Booking
-
-    if inspect(engine).has_table(Booking.__tablename__):
-        with engine.connect() as connection:
-            if connection.scalar(select(func.count()).select_from(Booking)):
-                raise DataError(
-                    f"{parse_url(engine.url).render_as_string(hide_password=True)} holds bookings "
-                    f"already: the twin plays in an empty database ({folder})"
-                )
-    upgrade(engine)
-
-
-def _midnight(first: date, config: Config) -> datetime:
-    return datetime(first.year, first.month, first.day, tzinfo=config.zone) - timedelta(hours=2)
-
-
-def _calm(app: Flask) -> None:
-    """Thousands of requests and overdue patients are not worth a line each here."""
-    logging.getLogger("atmr").setLevel(logging.ERROR)
-    logging.getLogger("services").setLevel(logging.ERROR)
-    app.logger.setLevel(logging.ERROR)
 
 
 # --- telling -------------------------------------------------------------------------------------
