@@ -1,11 +1,9 @@
 """Experiences as bytes: what lies in a replay store, whatever is behind it.
 
 One experience is a msgpack array ``[MARK, schema, crc32, body]``; the body is a msgpack array of
-`FIELDS` in that order. Rows of drivers and bookings are raw: packed little-endian records, in a
-record first the floats (float32), then the integers (int32), then the flags (one byte each), each
-in the order of `DRIVER_RECORD` and `BOOKING_RECORD`. Numbers beside them are float32 too, so that
-what is read is rounded once: encoding it again gives the same bytes. Moments are microseconds in
-UTC, days proleptic ordinals.
+`FIELDS` in that order. Rows of drivers and bookings are raw (`experience_rows`). Numbers beside
+them are float32, so that what is read is rounded once: encoding it again gives the same bytes.
+Moments are microseconds in UTC, days proleptic ordinals.
 
 Nothing that is read can run code, and nothing is trusted: bytes that are not an experience, are of
 another schema or are damaged raise `ExperienceUnreadable`, which says which of the three.
@@ -21,12 +19,11 @@ from typing import Any, Literal
 
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
-import numpy.typing as npt
 
 from services.rl.errors import AtmrError, DataError
-from services.rl.simulation.types import STATE_BOOKING_DTYPE, STATE_DRIVER_DTYPE
 
 from .experience import EXPERIENCE_SCHEMA, Ending, Experience, RewardTerms, Rows
+from .experience_rows import BOOKINGS, DRIVERS
 
 MARK = "atmr-x"
 """What every encoded experience begins with."""
@@ -61,7 +58,6 @@ FIELDS = (
 
 Reason = Literal["foreign", "schema", "damaged"]
 
-_WIRE_KIND = {"f": "<f4", "i": "<i4", "b": "u1"}
 _FLOAT = struct.Struct("<f")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -81,99 +77,6 @@ class ExperienceUnreadable(AtmrError):  # noqa: N818 - it is a finding, counted,
     def __init__(self, reason: Reason, what: str) -> None:
         super().__init__(f"experience cannot be read ({reason}): {what}")
         self.reason: Reason = reason
-
-
-class _Records:
-    """A table's packed form.
-
-    Attributes:
-        wire: Packed record: floats, integers, flags.
-    """
-
-    def __init__(self, table: npt.DTypeLike, may_be_nan: str | None) -> None:
-        self._table = np.dtype(table)
-        names = [n for kind in "fib" for n in self._names(kind)]
-        self.wire = np.dtype([(n, _WIRE_KIND[self._table[n].kind]) for n in names])
-        # The same memory as the table's, its fields in the record's order: NumPy casts by place.
-        fields = self._table.fields
-        assert fields is not None
-        self._reordered = np.dtype(
-            {
-                "names": names,
-                "formats": [self._table[n] for n in names],
-                "offsets": [fields[n][1] for n in names],
-                "itemsize": self._table.itemsize,
-            }
-        )
-        floats, flags = self._names("f"), self._names("b")
-        self._blocks = np.dtype(  # the record as two arrays, what lies between left out
-            {
-                "names": ["floats", "flags"],
-                "formats": [("<f4", (len(floats),)), ("u1", (len(flags),))],
-                "offsets": [0, self.wire.itemsize - len(flags)],
-                "itemsize": self.wire.itemsize,
-            }
-        )
-        self._nan_column = floats.index(may_be_nan) if may_be_nan else None
-        self._integers = self._names("i")
-
-    def _names(self, kind: str) -> list[str]:
-        return [n for n in self._table.names or () if self._table[n].kind == kind]
-
-    def pack(self, rows: npt.NDArray[np.void]) -> bytes:
-        """Rows as bytes.
-
-        Raises:
-            DataError: If the rows are of another type, or hold what the record cannot.
-        """
-        if rows.dtype != self._table or rows.ndim != 1:
-            raise DataError(f"rows have type {rows.dtype}, expected {self._table}")
-        packed = rows.view(self._reordered).astype(self.wire)
-        floats = self._float_columns(packed)
-        floats += 0.0  # no minus zero: equal rows, equal bytes
-        if self._nan_column is not None:
-            column = floats[:, self._nan_column]
-            column[np.isnan(column)] = np.nan
-        if not self._finite(floats):
-            raise DataError("rows hold a number that is not finite or beyond float32")
-        for name in self._integers:
-            if (packed[name] != rows[name]).any():
-                raise DataError(f"rows hold a {name} beyond 32 bits")
-        return packed.tobytes()
-
-    def unpack(self, data: bytes) -> npt.NDArray[np.void] | None:
-        """Rows of whole records; None if a value is impossible."""
-        packed = np.frombuffer(data, self.wire)
-        if not self._finite(self._float_columns(packed)):
-            return None
-        flags = packed.view(self._blocks)["flags"]
-        if flags.size and flags.max() > 1:
-            return None
-        rows: npt.NDArray[np.void] = np.empty(len(packed), self._table)
-        rows.view(self._reordered)[...] = packed
-        return rows
-
-    def _float_columns(self, packed: npt.NDArray[np.void]) -> npt.NDArray[np.float32]:
-        """View of the floats, ``(rows, floats)``."""
-        columns: npt.NDArray[np.float32] = packed.view(self._blocks)["floats"]
-        return columns
-
-    def _finite(self, floats: npt.NDArray[np.float32]) -> bool:
-        if self._nan_column is None:
-            return bool(np.isfinite(floats).all())
-        good = np.isfinite(floats)
-        good[:, self._nan_column] |= np.isnan(floats[:, self._nan_column])
-        return bool(good.all())
-
-
-_DRIVERS = _Records(STATE_DRIVER_DTYPE, None)
-_BOOKINGS = _Records(STATE_BOOKING_DTYPE, "fare")
-
-DRIVER_RECORD = _DRIVERS.wire
-"""One driver as bytes."""
-
-BOOKING_RECORD = _BOOKINGS.wire
-"""One open booking as bytes; ``fare`` may be NaN."""
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -262,8 +165,8 @@ def _optional(name: str, value: float | None) -> float | None:
 def _packed_rows(rows: Rows) -> list[object]:
     return [
         _number("now_min", rows.now_min),
-        _DRIVERS.pack(rows.drivers),
-        _BOOKINGS.pack(rows.bookings),
+        DRIVERS.pack(rows.drivers),
+        BOOKINGS.pack(rows.bookings),
     ]
 
 
@@ -318,8 +221,8 @@ def decode_each(items: Sequence[bytes]) -> list[Experience | ExperienceUnreadabl
             bodies.append(error)
     good = [body for body in bodies if not isinstance(body, ExperienceUnreadable)]
     rows = [packed for body in good for packed in (body[5], body[9]) if packed is not None]
-    drivers = _DRIVERS.unpack(b"".join([packed[1] for packed in rows]))
-    bookings = _BOOKINGS.unpack(b"".join([packed[2] for packed in rows]))
+    drivers = DRIVERS.unpack(b"".join([packed[1] for packed in rows]))
+    bookings = BOOKINGS.unpack(b"".join([packed[2] for packed in rows]))
     if drivers is None or bookings is None:
         if len(items) > 1:  # one spoils the batch: find out which
             return [decode_each([data])[0] for data in items]
@@ -330,8 +233,8 @@ def decode_each(items: Sequence[bytes]) -> list[Experience | ExperienceUnreadabl
         if not isinstance(body, ExperienceUnreadable):
             for place in (5, 9):
                 if (packed := body[place]) is not None:
-                    d_end = d + len(packed[1]) // DRIVER_RECORD.itemsize
-                    b_end = b + len(packed[2]) // BOOKING_RECORD.itemsize
+                    d_end = d + len(packed[1]) // DRIVERS.wire.itemsize
+                    b_end = b + len(packed[2]) // BOOKINGS.wire.itemsize
                     body[place] = Rows(packed[0], drivers[d:d_end], bookings[b:b_end])
                     d, b = d_end, b_end
             body = _experience(body)
@@ -347,7 +250,7 @@ def _read_body(data: bytes) -> list[Any]:
         head = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ExperienceUnreadable("damaged", "it is cut off or altered") from error
-    if not isinstance(head[1], int):
+    if type(head[1]) is not int:
         raise ExperienceUnreadable("damaged", "it has no schema number")
     if head[1] != EXPERIENCE_SCHEMA:
         raise ExperienceUnreadable(
@@ -361,8 +264,8 @@ def _read_body(data: bytes) -> list[Any]:
         raise ExperienceUnreadable("damaged", "its body is no msgpack") from error
     if complaint := _mistyped(body):
         raise ExperienceUnreadable("damaged", complaint)
-    drivers = len(body[5][1]) // DRIVER_RECORD.itemsize
-    bookings = len(body[5][2]) // BOOKING_RECORD.itemsize
+    drivers = len(body[5][1]) // DRIVERS.wire.itemsize
+    bookings = len(body[5][2]) // BOOKINGS.wire.itemsize
     if complaint := _complaint(body, drivers, bookings):
         raise ExperienceUnreadable("damaged", complaint)
     try:
@@ -439,7 +342,7 @@ def _misshapen(name: str, packed: list[Any] | None) -> str | None:
         return None
     if tuple(map(type, packed)) != _ROWS_SHAPE or not math.isfinite(packed[0]):
         return f"{name} is not a time and two tables"
-    if len(packed[1]) % DRIVER_RECORD.itemsize or len(packed[2]) % BOOKING_RECORD.itemsize:
+    if len(packed[1]) % DRIVERS.wire.itemsize or len(packed[2]) % BOOKINGS.wire.itemsize:
         return f"{name} does not consist of whole rows"
     return None
 

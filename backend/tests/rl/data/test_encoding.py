@@ -84,8 +84,7 @@ def test_through_the_codec_only_rounding_is_lost(
         same, got = same[agree], read.state[agree]
     else:
         got = read.state
-    # A latitude of 46 degrees in 32 bits is right to 0.2 m: 2e-5 in units of ten kilometres.
-    np.testing.assert_allclose(got, same, atol=5e-5, rtol=0)
+    np.testing.assert_allclose(got, same, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(read.action, straight.action[read.rows])
 
 
