@@ -55,7 +55,7 @@ def test_empty_ways_and_calls_are_paid_as_the_simulator_pays_them(tmp_path, atmr
     loop = loop_on(f"sqlite:///{tmp_path / 'day.sqlite'}", tmp_path, scenario, clock)
     with loop.database.writing() as session:
         hire(session, scenario, day)
-        truth = log_day(session, scenario, 15, day)
+        truth = log_day(session, scenario, 15, day, policy="random")
     found = list(expected(loop, COMPANY))
     endings = {e.ending for e in found}
     assert {Ending.NO_SHOW, Ending.CALLED_OFF, Ending.COMPLETED} <= endings
