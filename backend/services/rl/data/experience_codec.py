@@ -250,7 +250,7 @@ def _read_body(data: bytes) -> list[Any]:
         head = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ExperienceUnreadable("damaged", "it is cut off or altered") from error
-    if not isinstance(head[1], int):
+    if type(head[1]) is not int:
         raise ExperienceUnreadable("damaged", "it has no schema number")
     if head[1] != EXPERIENCE_SCHEMA:
         raise ExperienceUnreadable(
