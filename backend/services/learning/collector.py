@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 CHANGES_OVERLAP: Final = timedelta(minutes=10)
 """A change is committed a little after the moment it bears."""
 
-_BATCH: Final = 1000
+_BATCH: Final = 250
 _ATTEMPTS: Final = 3
 
 
