@@ -204,7 +204,7 @@ class Chain:
             return None
         d = seen.driver_row.get(decision.driver_id)
         b = seen.booking_row.get(decision.booking_id)
-        if d is None or b is None:
+        if d is None or b is None or any(b == taken for _, taken in prior):
             tally.left_out[NOT_IN_STATE] += 1
             return None
         before = tuple(prior)

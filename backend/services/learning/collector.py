@@ -13,24 +13,25 @@ from SQL.
 
 import logging
 import time
-import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models import BookingChange, CollectionMark
 from models.database_url import reason
-from services.rl.data.experience import WAIT_PREFIX, Experience
+from services.rl.data.experience import Experience
 from services.rl.data.replay_store import ReplayStoreError
-from services.rl.errors import AtmrError, DataError
+from services.rl.errors import DataError
 from services.rl.simulation.engine import travel_tables
 
 from .chain import NO_SNAPSHOT, Chain, Item, Tally
+from .collection_report import CollectionReport
 from .log_rows import (
     Span,
     count_decisions,
@@ -43,6 +44,7 @@ from .log_rows import (
     touched_spans,
 )
 from .loop import Loop
+from .marks import Mark, MarkedRun, log_from_of
 from .reconstruction import History
 from .settled import Settling
 
@@ -51,91 +53,8 @@ logger = logging.getLogger(__name__)
 CHANGES_OVERLAP: Final = timedelta(minutes=10)
 """A change is committed a little after the moment it bears."""
 
-LEASE: Final = timedelta(hours=1)
-"""A run that has not ended by then was killed."""
-
-_BATCH: Final = 1000
+_BATCH: Final = 250
 _ATTEMPTS: Final = 3
-
-
-class CollectionError(AtmrError):
-    """A collection whose counts do not add up, or that took longer than its lease."""
-
-
-@dataclass
-class CollectionReport:
-    """What a run did; `check` holds it to its sum.
-
-    Attributes:
-        company_id: Whose.
-        since: Begin of the window.
-        until: The moment of the run.
-        decisions: Rows of the log that were looked at; the sum of the next five.
-        assigned: Have an experience.
-        folded: Deferrals that are part of their epoch's WAIT.
-        provisional: Not known yet what came of them.
-        shadow: Not acted on.
-        left_out: Without an experience for good, by reason.
-        waits: Epochs' ends that have an experience.
-        waits_provisional: Not known yet.
-        waits_left_out: By reason.
-        reconstructed: Assignments from before the log that have an experience.
-        reconstruction_provisional: Not known yet.
-        not_reconstructed: By reason.
-        experiences: Written to the store: assigned, waits and reconstructed.
-        removed: Taken out of the store: they were there, and are not valid any more.
-        kept: In the store in the end.
-        rebuilt: The store had lost experiences, or was to be filled anew.
-        advanced: The mark moved on.
-        seconds: It took.
-    """
-
-    company_id: int
-    since: datetime
-    until: datetime
-    decisions: int = 0
-    assigned: int = 0
-    folded: int = 0
-    provisional: int = 0
-    shadow: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
-    waits: int = 0
-    waits_provisional: int = 0
-    waits_left_out: dict[str, int] = field(default_factory=dict)
-    reconstructed: int = 0
-    reconstruction_provisional: int = 0
-    not_reconstructed: dict[str, int] = field(default_factory=dict)
-    experiences: int = 0
-    removed: int = 0
-    kept: int = 0
-    rebuilt: bool = False
-    advanced: bool = False
-    seconds: float = 0.0
-
-    def check(self) -> None:
-        """Hold the counts to their sums.
-
-        Raises:
-            CollectionError: If they do not add up.
-        """
-        fates = self.assigned + self.folded + self.provisional + self.shadow
-        fates += sum(self.left_out.values())
-        if fates != self.decisions:
-            raise CollectionError(
-                f"company {self.company_id}: {self.decisions} decisions were logged, "
-                f"{fates} have a fate"
-            )
-        made = self.assigned + self.waits + self.reconstructed
-        if made != self.experiences:
-            raise CollectionError(
-                f"company {self.company_id}: {made} experiences were made, {self.experiences} "
-                "written"
-            )
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        moments = {"since": self.since.isoformat(), "until": self.until.isoformat()}
-        return {**asdict(self), **moments}
 
 
 def collect(loop: Loop, company_id: int, *, until: datetime | None = None) -> CollectionReport:
@@ -174,35 +93,18 @@ def expected(loop: Loop, company_id: int, *, until: datetime | None = None) -> I
                     yield experience
 
 
-class _DatabaseTold:
-    """Tells in our own words that the database does not answer; a context."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, SQLAlchemyError):
-            raise DataError(
-                f"the database does not answer ({reason(error)}): the next collection catches up"
-            ) from error
-
-
-_database_told = _DatabaseTold
+@contextmanager
+def _database_told() -> Iterator[None]:
+    """Tell in our own words that the database does not answer."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise DataError(
+            f"the database does not answer ({reason(error)}): the next collection catches up"
+        ) from error
 
 
 # --- what a run works on -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """The company's mark as a run found it."""
-
-    decided_before: datetime
-    changes_before: datetime
-    kept: int  # in the store when the mark was set
-    alone: bool  # no other run was under way
-    generation: int
-    log_from: datetime | None  # the first moment that was ever logged
 
 
 @dataclass(frozen=True)
@@ -221,11 +123,11 @@ class _Work:
     def everything(cls, loop: Loop, session: Session, company_id: int, now: datetime) -> "_Work":
         """The whole log, and what was before it."""
         mark = session.get(CollectionMark, company_id)
-        return cls._since(loop, session, company_id, now, None, (), _log_from(mark))
+        return cls._since(loop, session, company_id, now, None, (), log_from_of(mark))
 
     @classmethod
     def of_window(
-        cls, loop: Loop, session: Session, company_id: int, now: datetime, mark: _Mark
+        cls, loop: Loop, session: Session, company_id: int, now: datetime, mark: Mark
     ) -> "_Work":
         """The window behind the mark, and whatever was touched by changes since."""
         overlap = timedelta(hours=loop.config.collect_overlap_hours)
@@ -327,8 +229,7 @@ class _Run:
         self._loop = loop
         self._company_id = company_id
         self._now = now
-        self._token = uuid.uuid4().hex
-        self._renewed = loop.clock.now()
+        self._marked = MarkedRun(loop, company_id, now)
 
     def go(self, anew: bool, *, clear: bool) -> CollectionReport | None:
         """Run; None: the store has lost experiences.
@@ -337,52 +238,63 @@ class _Run:
             anew: Over everything that the log has.
             clear: Empty the store first.
         """
-        loop = self._loop
-        mark = self._begin(anew)
+        mark = self._marked.begin(anew)
         try:
-            if clear:
-                loop.store.clear(self._company_id)
-            there = loop.store.ids(self._company_id)
-            if len(there) < min(mark.kept, loop.config.replay_capacity):
-                self._end(mark, None, None, None)
-                return None
-            tally = Tally()
-            with loop.database.reading() as session:
-                work = (
-                    _Work.everything(loop, session, self._company_id, self._now)
-                    if anew
-                    else _Work.of_window(loop, session, self._company_id, self._now, mark)
-                )
-                report = CollectionReport(self._company_id, work.since, self._now)
-                self._write(work.items(session, tally), report, there)
-                report.decisions = count_decisions(session, self._company_id, work.spans)
-            _count(report, tally)
-            report.check()
-            now_there = loop.store.ids(self._company_id)
-            report.kept = len(now_there)
-            if there - now_there and report.kept < loop.config.replay_capacity:
-                self._end(mark, None, None, None)
-                return None
-            self._end(mark, report, tally.first_provisional, work.history.before)
+            report = self._go(mark, anew, clear)
+            if report is None:
+                self._marked.give_up()
         except BaseException:
-            self._give_up(mark)
+            try:
+                self._marked.give_up()
+            except SQLAlchemyError as error:  # the lease ends it
+                logger.warning("company %d: %s", self._company_id, reason(error))
             raise
         return report
 
+    def _go(self, mark: Mark, anew: bool, clear: bool) -> CollectionReport | None:
+        loop, company, capacity = self._loop, self._company_id, self._loop.config.replay_capacity
+        if clear:
+            loop.store.clear(company)
+        there = loop.store.ids(company)
+        if len(there) < min(mark.kept, capacity):
+            return None
+        tally = Tally()
+        with loop.database.reading() as session:
+            work = (
+                _Work.everything(loop, session, company, self._now)
+                if anew
+                else _Work.of_window(loop, session, company, self._now, mark)
+            )
+            report = CollectionReport(company, work.since, self._now)
+            self._write(work.items(session, tally), report, there)
+            report.decisions = count_decisions(session, company, work.spans)
+        report.take(tally)
+        report.check()
+        left = loop.store.ids(company)
+        report.kept = len(left)
+        if there - left and report.kept < capacity:
+            return None
+        self._marked.finish(mark, report, tally.first_provisional, work.history.before)
+        return report
+
     def _write(self, items: Iterator[Item], report: CollectionReport, there: set[str]) -> None:
-        """Write and take out, batch by batch; ``there``: what the store holds, kept up to date."""
+        """Write and take out, batch by batch.
+
+        Args:
+            items: What is valid, and what is not.
+            report: Counts.
+            there: Ids that the store holds; kept up to date.
+        """
         loop, company = self._loop, self._company_id
-        capacity = loop.config.replay_capacity
         batch: list[Experience] = []
         gone: list[str] = []
 
         def flush() -> None:
-            if loop.clock.now() - self._renewed > LEASE / 4:
-                self._renew()
+            self._marked.renew()
             if batch:
                 loop.store.put(company, batch)
                 report.experiences += len(batch)
-                if len(there) < capacity:
+                if len(there) < loop.config.replay_capacity:
                     there.update(e.id for e in batch)
                 batch.clear()
             if gone:
@@ -398,195 +310,3 @@ class _Run:
             if len(batch) >= _BATCH or len(gone) >= _BATCH:
                 flush()
         flush()
-
-    # --- the mark --------------------------------------------------------------------------------
-
-    def _begin(self, anew: bool) -> _Mark:
-        """Read the mark, and say that this run is under way."""
-        try:
-            return self._begun(anew)
-        except IntegrityError:  # another run has made the first mark meanwhile
-            return self._begun(anew)
-
-    def _begun(self, anew: bool) -> _Mark:
-        with self._loop.database.writing() as session:
-            row = self._row(session)
-            logged = first_logged(session, self._company_id)
-            first = self._now
-            if row is None or anew:
-                history = History(
-                    self._loop.scenario, travel_tables(self._loop.scenario), self._company_id,
-                    self._loop.config.zone, logged,
-                )  # fmt: skip
-                firsts = (m for m in (logged, history.first(session)) if m is not None)
-                first = min(firsts, default=self._now)
-            if row is None:
-                row = CollectionMark(
-                    company_id=self._company_id, decided_before=first, changes_before=first,
-                    counts={}, updated_at=self._now,
-                )  # fmt: skip
-                session.add(row)
-            counts = dict(row.counts)
-            if anew:  # killed before it ends, the next run does it again
-                row.decided_before = min(first, row.decided_before)
-                row.changes_before = min(first, row.changes_before)
-                counts["kept"] = 0
-            others = {
-                token: moment
-                for token, moment in counts.get("open", {}).items()
-                if abs(self._renewed - datetime.fromisoformat(moment)) <= LEASE
-            }
-            counts["open"] = {**others, self._token: self._renewed.isoformat()}
-            counts["generation"] = int(counts.get("generation", 0)) + 1
-            row.counts = counts
-            row.updated_at = self._renewed
-            return _Mark(
-                row.decided_before, row.changes_before, int(counts.get("kept", 0)), not others,
-                counts["generation"], _log_from(row),
-            )  # fmt: skip
-
-    def _renew(self) -> None:
-        """Say that this run is still under way.
-
-        Raises:
-            CollectionError: If another run has taken it for dead.
-        """
-        self._renewed = self._loop.clock.now()
-        with self._loop.database.writing() as session:
-            row = self._row(session)
-            if row is None or self._token not in row.counts.get("open", {}):
-                raise CollectionError(
-                    f"collecting company {self._company_id} stood still for more than {LEASE}: "
-                    "another run has taken over"
-                )
-            open_ = {**row.counts["open"], self._token: self._renewed.isoformat()}
-            row.counts = {**row.counts, "open": open_}
-
-    def _end(
-        self,
-        mark: _Mark,
-        report: CollectionReport | None,
-        first_provisional: datetime | None,
-        log_from: datetime | None,
-    ) -> None:
-        """Say that this run is over, and move the mark if it was the only one."""
-        with self._loop.database.writing() as session:
-            row = self._row(session)
-            if row is None:
-                return
-            counts = dict(row.counts)
-            counts["open"] = {t: m for t, m in counts.get("open", {}).items() if t != self._token}
-            if report is not None:
-                alone = mark.alone and counts.get("generation") == mark.generation
-                report.advanced = alone
-                if alone:
-                    row.decided_before = min(self._now, first_provisional or self._now)
-                    row.changes_before = self._now
-                    counts["kept"] = report.kept
-                if log_from is not None:
-                    counts["log_from"] = log_from.isoformat()
-                counts["report"] = report.as_json()
-            row.counts = counts
-            row.updated_at = self._loop.clock.now()
-
-    def _give_up(self, mark: _Mark) -> None:
-        """Take the run back so that the next one may move the mark; if not, the lease ends it."""
-        try:
-            self._end(mark, None, None, None)
-        except SQLAlchemyError as error:
-            logger.warning("company %d: %s", self._company_id, reason(error))
-
-    def _row(self, session: Session) -> CollectionMark | None:
-        return session.scalars(
-            select(CollectionMark)
-            .where(CollectionMark.company_id == self._company_id)
-            .with_for_update()
-        ).one_or_none()
-
-
-def _log_from(mark: CollectionMark | None) -> datetime | None:
-    found = None if mark is None else mark.counts.get("log_from")
-    return None if found is None else datetime.fromisoformat(found)
-
-
-def _count(report: CollectionReport, tally: Tally) -> None:
-    for name in (
-        "assigned", "folded", "provisional", "shadow", "waits", "waits_provisional",
-        "reconstructed", "reconstruction_provisional",
-    ):  # fmt: skip
-        setattr(report, name, getattr(tally, name))
-    for name in ("left_out", "waits_left_out", "not_reconstructed"):
-        counted = getattr(tally, name)
-        setattr(report, name, {key: counted[key] for key in sorted(counted) if counted[key]})
-
-
-# --- checking ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a store holds what SQL says.
-
-    Attributes:
-        expected: How many should be there.
-        kept: How many are.
-        missing: Ids that are not there (the first ones).
-        unexpected: Ids that should not be there.
-        different: Ids whose contents differ.
-        older: In the store, from before the log as it is now (purged): not counted as differences.
-    """
-
-    expected: int
-    kept: int
-    missing: list[str]
-    unexpected: list[str]
-    different: list[str]
-    older: int
-
-    @property
-    def same(self) -> bool:
-        """Nothing differs."""
-        return not (self.missing or self.unexpected or self.different)
-
-
-def verify(loop: Loop, company_id: int, *, most: int = 10) -> Verdict:
-    """Compare the company's store with what SQL says, experience by experience.
-
-    Args:
-        loop: Database, store.
-        company_id: Whose.
-        most: Ids that are named, of each kind of difference.
-    """
-    from services.rl.data.experience_codec import encode
-
-    wanted: dict[str, tuple[datetime, int]] = {}
-    for experience in expected(loop, company_id):
-        wanted[experience.id] = (experience.at, hash(encode(experience)))
-    newest = sorted(wanted, key=lambda id_: (wanted[id_][0], id_))
-    total = len(newest)
-    newest = newest[-loop.config.replay_capacity :]
-    first = wanted[newest[0]][0] if newest else None
-    left = set(newest)
-    unexpected: list[str] = []
-    different: list[str] = []
-    kept = older = 0
-    for experience in loop.store.read(company_id):
-        kept += 1
-        if experience.id not in left:
-            purged = experience.id not in wanted and (first is None or experience.at < first)
-            older += purged
-            if not purged:
-                unexpected.append(experience.id)
-            continue
-        left.discard(experience.id)
-        if hash(encode(experience)) != wanted[experience.id][1]:
-            different.append(experience.id)
-    missing = sorted(left)
-    if total > len(newest) or older:  # full: what is older than the oldest may have gone
-        missing = [id_ for id_ in missing if kept < loop.config.replay_capacity]
-    return Verdict(len(newest), kept, missing[:most], unexpected[:most], different[:most], older)
-
-
-def is_wait(id_: str) -> bool:
-    """Whether an id is that of an epoch's end."""
-    return id_.startswith(WAIT_PREFIX)

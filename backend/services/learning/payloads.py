@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from services.rl.data.experience import Rows
-from services.rl.errors import StateError
+from services.rl.data.experience_codec import packed_rows
+from services.rl.errors import AtmrError, StateError
 from services.rl.simulation.types import (
     STATE_BOOKING_DTYPE,
     STATE_DRIVER_DTYPE,
@@ -28,7 +29,6 @@ from services.rl.simulation.types import (
 DAMAGED: Final = "damaged_snapshot"
 OLDER: Final = "other_schema"
 
-_FLOATS: Final = frozenset({float})
 _INTS: Final = frozenset({int})
 _NUMBERS: Final = frozenset({int, float})
 _FLAGS: Final = frozenset({bool})
@@ -99,9 +99,24 @@ def read_payload(payload: bytes, schema: int) -> Seen:
         raw = json.loads(text)
         seen = _fast(raw) or _careful(text)
         _ = seen.driver_row, seen.booking_row  # ids are numbers in a company's log
-    except (zlib.error, ValueError, TypeError, StateError, RecursionError) as error:
+        _check(seen)
+    except (zlib.error, ValueError, TypeError, OverflowError, RecursionError, AtmrError) as error:
         raise UnreadableError(DAMAGED) from error
     return seen
+
+
+def _check(seen: Seen) -> None:
+    """Refuse what no experience can hold.
+
+    Raises:
+        AtmrError: If there is such a value.
+    """
+    packed_rows(seen.rows)
+    priorities = seen.rows.bookings["priority"]
+    if len(priorities) and not 1 <= priorities.min() <= priorities.max() <= 5:
+        raise StateError("dispatch state: a priority is not of 1 to 5")
+    if not all(1 <= own <= 5 for own in seen.own_priority.values()):
+        raise StateError("dispatch state: extra has a priority that is not of 1 to 5")
 
 
 def _careful(text: str) -> Seen:
@@ -140,37 +155,41 @@ def _fast(raw: Any) -> Seen | None:
     )
 
 
+_FLOAT_FIELDS: Final = {
+    dtype: tuple(n for n in dtype.names or () if dtype[n].kind == "f" and n != "fare")
+    for dtype in (STATE_DRIVER_DTYPE, STATE_BOOKING_DTYPE)
+}
+
+
 def _table(columns: Any, dtype: np.dtype[np.void], rows: int) -> npt.NDArray[np.void] | None:
+    """A table of columns; None where a value is not what it usually is."""
     if not isinstance(columns, dict):
         return None
-    table = np.zeros(rows, dtype=dtype)
     for name in dtype.names or ():
         values = columns.get(name)
         if not isinstance(values, list) or len(values) != rows:
             return None
-        if not rows:
-            continue
         kinds = frozenset(map(type, values))
         kind = dtype[name].kind
-        if kind == "f" and name == "fare" and kinds == _MISSING:
-            table[name] = np.nan
-        elif kind == "f" and kinds <= _NUMBERS:
-            try:
-                column = np.array(values, dtype=np.float64)
-            except OverflowError:
+        if name == "fare":
+            if kinds - _MISSING:
                 return None
-            if not np.isfinite(column).all():
-                return None
-            table[name] = column
-        elif kind == "i" and kinds == _INTS:
-            try:
-                table[name] = values
-            except OverflowError:
-                return None
-        elif kind == "b" and kinds == _FLAGS:
-            table[name] = values
-        else:
+        elif not kinds <= (_NUMBERS if kind == "f" else _INTS if kind == "i" else _FLAGS):
             return None
+    table = np.zeros(rows, dtype=dtype)
+    try:
+        floats = np.array([columns[name] for name in _FLOAT_FIELDS[dtype]], dtype=np.float64)
+        if not np.isfinite(floats).all():
+            return None
+        for name, column in zip(_FLOAT_FIELDS[dtype], floats, strict=True):
+            table[name] = column
+        for name in dtype.names or ():
+            if dtype[name].kind != "f":
+                table[name] = columns[name]
+            elif name == "fare":
+                table[name] = np.nan
+    except OverflowError:
+        return None
     return table
 
 

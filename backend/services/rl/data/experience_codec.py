@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgpack  # type: ignore[import-untyped]
@@ -119,11 +120,11 @@ def _body(e: Experience) -> list[object]:
         e.day.toordinal(),
         moment_of(e.at),
         str(e.scenario_hash),
-        _packed_rows(e.state),
+        packed_rows(e.state),
         [int(row) for pair in e.prior for row in pair],
         None if e.action is None else [int(row) for row in e.action],
         _number("dt", e.dt),
-        None if e.next_state is None else _packed_rows(e.next_state),
+        None if e.next_state is None else packed_rows(e.next_state),
         bool(e.done),
         [_number(f"terms.{n}", getattr(e.terms, n)) for n in _TERMS],
         _number("loss", e.loss),
@@ -162,12 +163,21 @@ def _optional(name: str, value: float | None) -> float | None:
     return None if value is None else _number(name, value)
 
 
-def _packed_rows(rows: Rows) -> list[object]:
-    return [
+@lru_cache(maxsize=256)
+def packed_rows(rows: Rows) -> tuple[float, bytes, bytes]:
+    """A fleet as the codec keeps it.
+
+    One object's bytes are kept for a while: an epoch's state stands in its assignments, in its
+    WAIT, and in the WAIT before.
+
+    Raises:
+        DataError: If the rows hold what cannot be kept.
+    """
+    return (
         _number("now_min", rows.now_min),
         DRIVERS.pack(rows.drivers),
         BOOKINGS.pack(rows.bookings),
-    ]
+    )
 
 
 def _complaint(body: Sequence[Any], drivers: int, bookings: int) -> str | None:
