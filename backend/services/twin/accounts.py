@@ -12,9 +12,11 @@ from sqlalchemy import func, select
 
 from models import Assignment, Booking, DeadLetter, Decision, ModelEvent, TaskRun
 from routes.statuses import COMPLETED, NO_SHOW
-from services.learning.collector import CollectionReport, rebuild, verify
+from services.learning.collection_report import CollectionReport
+from services.learning.collector import rebuild
 from services.learning.loop import Loop
 from services.learning.rollout import ROLLOUT
+from services.learning.verification import verify
 
 from .company import TwinCompany
 
