@@ -261,9 +261,7 @@ class _Gate:
                 else served_policy(champion, scenario, source)
             )
 
-    def judge(
-        self, fresh: list[Day], real: list[Day], stress_days: int, served_days: int
-    ) -> None:
+    def judge(self, fresh: list[Day], real: list[Day], stress_days: int, served_days: int) -> None:
         report, limits = self.report, self.report.limits
         played = self._play(fresh, "gate days")
         report.levels = {name: _means(p) for name, p in played.items()}

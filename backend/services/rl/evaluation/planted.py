@@ -127,9 +127,7 @@ def _shuffle_values(hidden: Path) -> None:
 
 def _far_values(hidden: Path) -> None:
     at = TERM.index("deadhead")
-    _values(
-        hidden, lambda v: (*v.weights[:at], v.weights[at] + PER_EMPTY_KM, *v.weights[at + 1 :])
-    )
+    _values(hidden, lambda v: (*v.weights[:at], v.weights[at] + PER_EMPTY_KM, *v.weights[at + 1 :]))
 
 
 # --- matchers ------------------------------------------------------------------------------------
@@ -154,10 +152,14 @@ def _weights(file: str, far: bool) -> Callable[[Path], None]:
 # --- networks ------------------------------------------------------------------------------------
 
 
-def _network(change: Callable[[dict[str, npt.NDArray[Any]], float], None]) -> Callable[[Path], None]:
+def _network(
+    change: Callable[[dict[str, npt.NDArray[Any]], float], None],
+) -> Callable[[Path], None]:
     def spoil(hidden: Path) -> None:
         folder = hidden / NETWORK_FOLDER
         manifest = read_manifest(folder)
+        if not manifest.network.get("edges", True):
+            raise BundleError(f"{folder}: a network without edges cannot be planted")
         arrays = read_arrays(folder)
         change(arrays, manifest.reward_scale)
         save_file(arrays, folder / MODEL_FILE)
@@ -169,7 +171,7 @@ def _network(change: Callable[[dict[str, npt.NDArray[Any]], float], None]) -> Ca
     return spoil
 
 
-def _shuffle_arrays(arrays: dict[str, npt.NDArray[Any]], scale: float) -> None:
+def _shuffle_arrays(arrays: dict[str, npt.NDArray[Any]], _scale: float) -> None:
     for name, array in arrays.items():
         arrays[name] = _shuffled(array)
 
