@@ -157,8 +157,8 @@ BREAKDOWN_AT: Final = (0.2, 0.6)
 
 STRESS_WORLDS: Final = (
     StressWorld("demand", "30 % more bookings", _more_demand),
-    StressWorld("breakdown", "one vehicle broken down for the rest of its shift", _breakdown),
-    StressWorld("slow", "streets 15 % slower than the dispatcher believes", _slow_streets),
+    StressWorld("breakdown", "one vehicle breaks down", _breakdown),
+    StressWorld("slow", "streets 15 % slower", _slow_streets),
     StressWorld("immediate", "immediate requests doubled", _more_immediate),
 )
 
