@@ -31,7 +31,8 @@ from services.rl.errors import UsageError
 from services.rl.evaluation.gate import DAYS, STRESS_DAYS, GateReport, limits_of, run_gate
 from services.rl.evaluation.gate_lines import FAIL, Line
 from services.rl.evaluation.gate_report import REPORT_MARKDOWN
-from services.rl.serving.bundle import MANIFEST, Bundle, read_bundle
+from services.rl.policies.model_files import MANIFEST
+from services.rl.serving.bundle import Bundle, read_bundle
 from services.rl.serving.registry import CANDIDATE, CHAMPION, Registry
 from services.rl.simulation.scenarios import Scenario, load_scenario
 from services.rl.simulation.types import Day
