@@ -58,13 +58,14 @@ def test_equals_and_better_ones_pass_and_worse_ones_do_not(pool, tmp_path):
     assert low <= found[0.0, ""]["go"] <= high
 
 
-def test_the_pool_is_played_once_and_kept(tmp_path):
+def test_the_pool_is_played_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate_power, "WEAK_MOVES", 20)
     kept = tmp_path / "played.npz"
-    asked = ["--pool", "12", "--gates", "2", "--days", "2", "--played", str(kept), "--quiet"]
+    asked = ["--pool", "8", "--gates", "2", "--days", "2", "--played", str(kept), "--quiet"]
     assert exit_code(gate_power.main, asked) == 0
     with np.load(kept) as stored:
         assert set(stored.files) == {"columns", *gate_power.PLAYS}
-        assert stored["first"].shape == (12, len(TALLY))
+        assert stored["first"].shape == (8, len(TALLY))
     written = kept.read_bytes()
     assert exit_code(gate_power.main, asked) == 0
     assert kept.read_bytes() == written
