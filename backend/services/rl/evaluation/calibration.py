@@ -16,7 +16,7 @@ from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import FloatArray, IntArray
 
 from .gate_lines import FAIL, INFO, NOT_ESTIMABLE, PASS, GateLimits, Line
-from .off_policy import FEWEST_DAYS, _ratio, day_numbers
+from .off_policy import FEWEST_DAYS, clustered_ratio, day_numbers
 from .paired import Estimate
 
 CLOSE_MIN: Final = 5.0
@@ -120,13 +120,13 @@ def calibration(experiences: Iterable[Experience], scenario: Scenario) -> Calibr
 
 
 def _mean(values: FloatArray, day: IntArray) -> Estimate | None:
-    return _ratio(values, np.ones(len(values)), day) if len(values) else None
+    return clustered_ratio(values, np.ones(len(values)), day) if len(values) else None
 
 
 def _bias_pct(real: FloatArray, planned: FloatArray, day: IntArray) -> Estimate | None:
     if not len(planned) or not planned.sum() > 0.0:
         return None
-    found = _ratio(real - planned, planned, day)
+    found = clustered_ratio(real - planned, planned, day)
     return Estimate(100.0 * found.mean, 100.0 * found.half_width)
 
 
@@ -147,7 +147,7 @@ def _by_hour(errors: FloatArray, hours: FloatArray) -> tuple[Hour, ...]:
 
 
 def calibration_lines(found: Calibration, limits: GateLimits) -> list[Line]:
-    """Bias of pickups and of rewards; a fail only where the whole interval lies beyond the limit."""
+    """Bias of pickups and rewards; it fails only where its whole interval is beyond the limit."""
     few = found.pickups < FEWEST_PICKUPS or found.days < FEWEST_DAYS
     why = (
         f"{found.pickups} pickups of {found.days} days; "

@@ -45,7 +45,9 @@ from .off_policy import OffPolicy, off_policy
 
 GATE_SCHEMA: Final = 1
 DAYS: Final = 400
-"""Fresh days of a gate; see `scripts/rl/gate_power.py` for what this number costs and buys."""
+"""Fresh days of a gate. By `scripts/rl/gate_power.py` (1,000 simulated gates per cell) an equal of
+the planner gets a GO in 99.8 % of nights on `geneva` and 99.6 % on `geneva_overload`, and one that
+earns 2 % less in 0.0 % and 0.1 %; with 200 days equals pass in 85 % and 84 % only."""
 STRESS_DAYS: Final = 100
 SERVED_DAYS: Final = 6
 """Days played decision by decision through the inference engine."""

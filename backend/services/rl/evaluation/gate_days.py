@@ -120,7 +120,7 @@ def _more_demand(day: Day, other: Day, rng: np.random.Generator) -> Day:
     return _with_bookings(day, np.concatenate([day.bookings, other.bookings[lent]]))
 
 
-def _breakdown(day: Day, other: Day, rng: np.random.Generator) -> Day:
+def _breakdown(day: Day, _other: Day, rng: np.random.Generator) -> Day:
     if len(day.drivers) < 2:
         return day
     drivers = day.drivers.copy()
@@ -131,11 +131,11 @@ def _breakdown(day: Day, other: Day, rng: np.random.Generator) -> Day:
     return replace(day, drivers=drivers)
 
 
-def _slow_streets(day: Day, other: Day, rng: np.random.Generator) -> Day:
+def _slow_streets(day: Day, _other: Day, _rng: np.random.Generator) -> Day:
     return _slower(day, SLOWER)
 
 
-def _more_immediate(day: Day, other: Day, rng: np.random.Generator) -> Day:
+def _more_immediate(day: Day, _other: Day, rng: np.random.Generator) -> Day:
     bookings = day.bookings.copy()
     ahead = np.flatnonzero(~bookings["immediate"])
     count = min(len(ahead), int(bookings["immediate"].sum()))
@@ -157,8 +157,8 @@ BREAKDOWN_AT: Final = (0.2, 0.6)
 
 STRESS_WORLDS: Final = (
     StressWorld("demand", "30 % more bookings", _more_demand),
-    StressWorld("breakdown", "one vehicle broken down for the rest of its shift", _breakdown),
-    StressWorld("slow", "streets 15 % slower than the dispatcher believes", _slow_streets),
+    StressWorld("breakdown", "one vehicle breaks down", _breakdown),
+    StressWorld("slow", "streets 15 % slower", _slow_streets),
     StressWorld("immediate", "immediate requests doubled", _more_immediate),
 )
 

@@ -70,7 +70,7 @@ class Played:
 def served_policy(
     bundle: Bundle | None, scenario: Scenario, source: DaySource | None = None
 ) -> Policy:
-    """What a bundle answers with: its model, or ``matching`` where it is that (or there is none)."""
+    """What a bundle answers with: its model, or ``matching`` where that is its kind."""
     model = learned_of(bundle, scenario, source, "cpu")
     return heuristic_of(bundle, scenario, source) if model is None else model
 

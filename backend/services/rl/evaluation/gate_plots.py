@@ -115,7 +115,7 @@ def calibration_figure(found: Calibration, report: "GateReport") -> Figure:
     right.set_xlabel("hour of the decision", fontsize=9)
     right.set_ylabel("min", fontsize=9)
     right.set_title("by the hour; orange: the limit of the bias", fontsize=10, loc="left")
-    right.legend(fontsize=8, frameon=False)
+    right.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.12))
     for axis in (left, right):
         axis.tick_params(labelsize=8)
         for side in ("top", "right"):

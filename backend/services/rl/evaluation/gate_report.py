@@ -167,8 +167,8 @@ def markdown(report: "GateReport") -> str:
     text += _levels(report)
     text += _hours(report)
     if report.left_out:
-        text += ["Logged decisions that no estimate could use: "
-                 + "; ".join(f"{why} {count}" for why, count in report.left_out.items()), ""]  # fmt: skip
+        reasons = "; ".join(f"{why} {count}" for why, count in report.left_out.items())
+        text += [f"Logged decisions that no estimate could use: {reasons}.", ""]
     text += ["## How to read it", "", MULTIPLICITY, ""]
     text += [f"- {note}" for note in report.notes]
     return "\n".join(text).rstrip() + "\n"

@@ -24,7 +24,7 @@ from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import Day, DispatchState, FloatArray
 
-from .gate_lines import FAIL, INFO, PASS, GateLimits, Line
+from .gate_lines import FAIL, INFO, PASS, GateLimits, Line, Verdict
 from .gate_play import TALLY, Played, tally
 
 PATIENCE_MS: Final = 60_000.0
@@ -65,7 +65,6 @@ def ask(
 def _asked(
     serving: InferenceEngine, scenario: Scenario, days: Sequence[Day], source: DaySource | None
 ) -> Asked:
-    use = "heuristic" if serving.version == "" else "rl"
     engine = Engine(scenario, len(days), days=days, source=source)
     engine.start(np.arange(len(days)))
     spent: list[float] = []
@@ -76,7 +75,7 @@ def _asked(
         while not engine.ended(e):
             rows, state = engine.open_rows(e), engine.state(e)
             begun = time.process_time()
-            answer = serving.decide(state, plan=plan, budget_ms=PATIENCE_MS, use=use)  # type: ignore[arg-type]
+            answer = serving.decide(state, plan=plan, budget_ms=PATIENCE_MS)
             spent.append((time.process_time() - begun) * 1e3)
             plan = answer.decisions.plan
             if len(rows):
@@ -127,15 +126,15 @@ def serving_lines(
 
 
 def _count(name: str, title: str, count: int, lever: str) -> Line:
-    verdict = FAIL if count else PASS
-    return Line(name, title, "count", float(count), None, None, 0.0, verdict,
-                lever if count else "")  # type: ignore[arg-type]  # fmt: skip
+    verdict: Verdict = FAIL if count else PASS
+    advice = lever if count else ""
+    return Line(name, title, "count", float(count), None, None, 0.0, verdict, advice)
 
 
 def _as_judged(asked: Asked, judged: Played) -> Line:
     """Share of days that ended the same through the engine and in the batch."""
-    same = np.isclose(asked.sums, judged.sums[: len(asked.sums)], rtol=1e-9, atol=1e-6).all(axis=1)
-    share = float(same.mean())
+    close = np.isclose(asked.sums, judged.sums[: len(asked.sums)], rtol=1e-9, atol=1e-6)
+    share = float(close.all(axis=1).mean())
     worst = float(
         np.abs(asked.sums - judged.sums[: len(asked.sums)])[:, TALLY.index("reward")].max()
     )
@@ -149,7 +148,7 @@ def _as_judged(asked: Asked, judged: Played) -> Line:
         1.0,
         PASS if share == 1.0 else FAIL,
         "" if share == 1.0 else "what would be served is not what was judged: export again",
-        {"days": len(same), "largest_reward_difference": worst},
+        {"days": len(asked.sums), "largest_reward_difference": worst},
     )
 
 

@@ -34,6 +34,11 @@ MOST_EPOCHS: Final = 5_000
 """Epochs on which a candidate is asked: the newest ones."""
 
 
+# The same functions as Python: compiled, they are only there for compiled callers.
+_COMPLETION_WORTH: Final[Any] = completion_worth.py_func  # type: ignore[attr-defined]
+_PLANNED_VALUE: Final[Any] = planned_value.py_func  # type: ignore[attr-defined]
+
+
 @dataclass
 class Logged:
     """Choices, and what was left out.
@@ -201,13 +206,13 @@ class _Asker:
         if not engine.commit(0, driver, booking):
             return None
         w = engine.world
-        worth = completion_worth(
+        worth = _COMPLETION_WORTH(
             self._weights,
             int(state.bookings["priority"][booking]),
             float(state.bookings["fare"][booking]),
         )
         return float(
-            planned_value(
+            _PLANNED_VALUE(
                 self._weights,
                 worth,
                 float(w.bookings[0, booking, world.PLAN_LATE]),

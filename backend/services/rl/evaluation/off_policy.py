@@ -70,7 +70,7 @@ class Choices:
             raise UsageError("off-policy: target probabilities must lie in [0, 1]")
 
     def __len__(self) -> int:
-        """n."""
+        """Number of choices."""
         return len(self.reward)
 
     @property
@@ -128,10 +128,10 @@ def off_policy(choices: Choices, *, fewest_effective: float = 100.0) -> OffPolic
     robust = choices.model_target + w * (r - choices.model_logged)
     ones = np.ones(len(choices))
     return OffPolicy(
-        snips=_ratio(w * r, w, choices.day),
-        doubly_robust=_ratio(robust, ones, choices.day),
-        logged=_ratio(r, ones, choices.day),
-        gain=_ratio(robust - r, ones, choices.day),
+        snips=clustered_ratio(w * r, w, choices.day),
+        doubly_robust=clustered_ratio(robust, ones, choices.day),
+        logged=clustered_ratio(r, ones, choices.day),
+        gain=clustered_ratio(robust - r, ones, choices.day),
         choices=len(choices),
         days=len(days),
         effective=effective,
@@ -168,7 +168,7 @@ def support(
             f"the effective sample size is {effective:.0f} of {len(choices)} decisions; "
             f"{fewest_effective:.0f} are needed (explore more, or log for longer)"
         )
-    upper = _ratio(choices.weight, np.ones(len(choices)), choices.day).high
+    upper = clustered_ratio(choices.weight, np.ones(len(choices)), choices.day).high
     if upper < LEAST_MASS:
         return (
             f"only {mass:.0%} of the candidate's choices were open to exploration; "
@@ -177,7 +177,7 @@ def support(
     return ""
 
 
-def _ratio(numerator: FloatArray, denominator: FloatArray, day: IntArray) -> Estimate:
+def clustered_ratio(numerator: FloatArray, denominator: FloatArray, day: IntArray) -> Estimate:
     """``sum(numerator) / sum(denominator)`` with the interval of day totals (linearised)."""
     _, cluster = np.unique(day, return_inverse=True)
     count = int(cluster.max()) + 1 if len(cluster) else 0

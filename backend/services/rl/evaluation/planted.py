@@ -158,6 +158,8 @@ def _network(
     def spoil(hidden: Path) -> None:
         folder = hidden / NETWORK_FOLDER
         manifest = read_manifest(folder)
+        if not manifest.network.get("edges", True):
+            raise BundleError(f"{folder}: a network without edges cannot be planted")
         arrays = read_arrays(folder)
         change(arrays, manifest.reward_scale)
         save_file(arrays, folder / MODEL_FILE)
@@ -169,7 +171,7 @@ def _network(
     return spoil
 
 
-def _shuffle_arrays(arrays: dict[str, npt.NDArray[Any]], scale: float) -> None:
+def _shuffle_arrays(arrays: dict[str, npt.NDArray[Any]], _scale: float) -> None:
     for name, array in arrays.items():
         arrays[name] = _shuffled(array)
 
