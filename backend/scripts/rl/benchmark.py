@@ -1,4 +1,4 @@
-"""Speed of simulator, learning, decisions, the API (http), collection; quality of decisions.
+"""Speed of simulator, learning, decisions, API (http), collection, replay; quality of decisions.
 
 env: environment steps per second, and how the cost grows. A step includes drawing a random valid
 action, masks, observation, and the sampling of the next day where one ends.
@@ -8,6 +8,7 @@ quality: every number of the quality tables, see `benchmark.py quality --help`.
 inference: decisions as served, and networks by backend, see `benchmark.py inference --help`.
 http: the API under a constant load, see `benchmark.py http --help`.
 collection: from the log into the replay store, see `benchmark.py collection --help`.
+replay: experiences and the stores that keep them, see `benchmark.py replay --help`.
 Speeds are those of one thread; processor time, so that a busy machine disturbs it little.
 """
 
@@ -45,6 +46,7 @@ benchmark.py quality --models results --name quality
 benchmark.py inference --pair results/first/checkpoints/best
 benchmark.py http --seconds 600 --json results/http.json
 benchmark.py collection --decisions 1000000
+benchmark.py replay --json results/replay.json
 """
 
 PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
@@ -152,9 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scripts.rl.collection_benchmark import main as collection
 
         return collection(given[1:])
+    if given[:1] == ["replay"]:
+        from scripts.rl.replay_benchmark import main as replay
+
+        return replay(given[1:])
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "what", choices=["env", "training", "quality", "inference", "http", "collection"],
+        "what",
+        choices=["env", "training", "quality", "inference", "http", "collection", "replay"],
         help="simulator, learning; the others (as first word) have options of their own",
     )  # fmt: skip
     parser.add_argument(
@@ -175,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "from `random`)",
     )  # fmt: skip
     arguments = parser.parse_args(given)
-    if arguments.what in ("quality", "inference", "http", "collection"):
+    if arguments.what in ("quality", "inference", "http", "collection", "replay"):
         parser.error(f"put {arguments.what!r} first: benchmark.py {arguments.what} ...")
     if arguments.what == "training":
         return training(arguments)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from services.rl.errors import UsageError
 
 from .experience import Experience
-from .experience_codec import decode, moment_of
+from .experience_codec import ExperienceUnreadable, decode_each, moment_of
 from .replay_order import draws, encode_for, fingerprint_of, rank_of
 from .replay_store import CAPACITY, StoreCounts
 
@@ -97,10 +97,11 @@ class MemoryReplayStore:
             space = self._companies.get(company_id)
             return set(space.items) if space else set()
 
-    def read(self, company_id: int, *, batch: int = 1000) -> Iterator[Experience]:  # noqa: ARG002
+    def read(self, company_id: int, *, batch: int = 1000) -> Iterator[Experience]:
         """See `ReplayStore`; what is put or removed meanwhile is not seen."""
-        for data in self._encoded(company_id):
-            yield decode(data)
+        encoded = self._encoded(company_id)
+        for first in range(0, len(encoded), batch):
+            yield from _decoded(encoded[first : first + batch])
 
     def _encoded(self, company_id: int) -> list[bytes]:
         with self._lock:
@@ -116,7 +117,7 @@ class MemoryReplayStore:
             order = space.in_order()
             ranks = [rank_of(draw, len(order)) for draw in draws(count, seed)]
             drawn = [space.items[order[rank][1]][1] for rank in ranks]
-        return [decode(data) for data in drawn]
+        return _decoded(drawn)
 
     def fingerprint(self, company_id: int) -> str:
         """See `ReplayStore`."""
@@ -132,3 +133,9 @@ class MemoryReplayStore:
         """See `ReplayStore`."""
         with self._lock:
             self._companies.pop(company_id, None)
+
+
+def _decoded(encoded: Sequence[bytes]) -> list[Experience]:
+    """What this process encoded itself can be read."""
+    outcomes = decode_each(encoded)
+    return [outcome for outcome in outcomes if not isinstance(outcome, ExperienceUnreadable)]

@@ -182,7 +182,7 @@ class RedisReplayStore:
         cursor = 0
         while True:
             ask = partial(self._redis.hscan, items, cursor, count=_SCAN)
-            cursor, page = self._asked(ask)
+            cursor, page = self._healing(company_id, ask)
             orphans = [(name, data) for name, data in page.items() if name not in timed]
             for experience, _ in self._readable(company_id, orphans):
                 lone.append((experience.id.encode(), moment_of(experience.at)))
@@ -225,7 +225,9 @@ class RedisReplayStore:
                 good.append((outcome, data))
         gone = [part for name, data in pairs if data is None for part in (name, "")]
         if gone:  # removed meanwhile, or by somebody else from the hash alone
-            self._run(self._relink_script, company_id, gone)
+            agree = self._run(self._relink_script, company_id, gone)
+            if not agree:
+                self.repair(company_id)
         return good
 
     def _set_aside(self, company_id: int, name: bytes, data: bytes, reason: str) -> None:
@@ -288,6 +290,12 @@ class RedisReplayStore:
             return ask()
         except redis.AuthenticationError:
             raise self._complaint("it refuses the password or the user") from None
+        except redis.exceptions.ReadOnlyError as error:
+            raise self._complaint(_REFUSALS["READONLY"]) from error
+        except redis.exceptions.OutOfMemoryError as error:
+            raise self._complaint(_REFUSALS["OOM "]) from error
+        except redis.BusyLoadingError as error:
+            raise self._complaint(_REFUSALS["LOADING"]) from error
         except redis.TimeoutError as error:
             raise self._complaint("it does not answer in time") from error
         except redis.ConnectionError as error:

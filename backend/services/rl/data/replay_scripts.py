@@ -105,10 +105,10 @@ for i = 1, #ARGV, 2 do
   if timed and not kept then redis.call('ZREM', KEYS[2], id) end
   if kept and at ~= '' and not timed then redis.call('ZADD', KEYS[2], at, id) end
 end
-return 1
+return redis.call('HLEN', KEYS[1]) == redis.call('ZCARD', KEYS[2]) and 1 or 0
 """
 )
-"""ARGV id and moment (empty: not known) of entries that stand in one of both only."""
+"""ARGV id and moment (empty: not known) of entries that stand in one of both only. As `PUT`."""
 
 MOVE_FOREIGN = """
 if ARGV[1] == redis.call('TYPE', KEYS[1]).ok or redis.call('EXISTS', KEYS[1]) == 0 then return 0 end

@@ -5,6 +5,7 @@ import pickle
 import zlib
 from dataclasses import fields, replace
 from datetime import timedelta, timezone
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -126,7 +127,7 @@ def test_arrays_that_were_read_may_be_written_to() -> None:
         {"pickup_in_min": "soon"},
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(changes: dict[str, object]) -> None:
+def test_what_cannot_be_kept_is_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="experience '1' cannot be kept"):
         encode(experience(1, **changes))
 

@@ -193,10 +193,8 @@ def test_a_capacity_of_nothing_is_refused(kind: Any) -> None:
 
 
 def test_both_stores_give_the_same_samples_and_fingerprints(server: RedisServer) -> None:
-    stores = [
-        MemoryReplayStore(CAPACITY),
-        RedisReplayStore(server.url, prefix="same", capacity=CAPACITY),
-    ]
+    on_redis = RedisReplayStore(server.url, prefix="same", capacity=CAPACITY)
+    stores: list[ReplayStore] = [MemoryReplayStore(CAPACITY), on_redis]
     told = []
     for store in stores:
         store.put(1, experiences(100))
@@ -204,4 +202,4 @@ def test_both_stores_give_the_same_samples_and_fingerprints(server: RedisServer)
         sampled: list[Experience] = store.sample(1, 64, seed=11)
         told.append((store.fingerprint(1), [encode(e) for e in sampled], store.ids(1)))
     assert told[0] == told[1]
-    stores[1].close()  # type: ignore[union-attr]
+    on_redis.close()

@@ -12,7 +12,8 @@ def main() -> None:
     """Write, correct and remove, round and round."""
     store = RedisReplayStore(sys.argv[1], prefix="forever", capacity=int(sys.argv[2]))
     given = experiences(120)
-    print("begun", flush=True)
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
     for turn in itertools.count():
         store.put(1, given[turn % 7 :: 2])
         store.remove(1, [e.id for e in given[turn % 5 :: 3]])
