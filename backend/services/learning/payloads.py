@@ -30,7 +30,7 @@ DAMAGED: Final = "damaged_snapshot"
 OLDER: Final = "other_schema"
 
 _INTS: Final = frozenset({int})
-_NUMBERS: Final = frozenset({int, float})
+_FLOATS: Final = frozenset({float})
 _FLAGS: Final = frozenset({bool})
 _MISSING: Final = frozenset({type(None)})
 
@@ -174,7 +174,7 @@ def _table(columns: Any, dtype: np.dtype[np.void], rows: int) -> npt.NDArray[np.
         if name == "fare":
             if kinds - _MISSING:
                 return None
-        elif not kinds <= (_NUMBERS if kind == "f" else _INTS if kind == "i" else _FLAGS):
+        elif not kinds <= (_FLOATS if kind == "f" else _INTS if kind == "i" else _FLAGS):
             return None
     table = np.zeros(rows, dtype=dtype)
     try:

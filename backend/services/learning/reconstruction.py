@@ -157,12 +157,13 @@ class _Day:
                 .order_by(Booking.id)
             )
         }
-        self._first_given: dict[int, datetime] = {}
+        self._first_given: dict[int, tuple[datetime, int]] = {}
         for made in assignments_of(session, self._bookings).values():
             for a in made:
                 if a.status != CANCELED:
-                    known = self._first_given.get(a.booking_id, a.assigned_at)
-                    self._first_given[a.booking_id] = min(known, a.assigned_at)
+                    given = (a.assigned_at, a.id)
+                    known = self._first_given.get(a.booking_id, given)
+                    self._first_given[a.booking_id] = min(known, given)
         self._drivers = list(
             session.execute(
                 select(Driver.__table__)
@@ -232,7 +233,9 @@ class _Day:
             return None, None, "assigned_before_creation"
         if all(driver.id != assignment.driver_id for driver in self._drivers):
             return None, None, "driver_without_shift"
-        open_ = [b for b in self._bookings.values() if b.id == booking.id or self._is_open(b, at)]
+        open_ = [
+            b for b in self._bookings.values() if b.id == booking.id or self._is_open(b, assignment)
+        ]
         rows = np.zeros(len(self._drivers), dtype=STATE_DRIVER_DTYPE)
         for d, driver in enumerate(self._drivers):
             rows[d] = self._driver_row(driver, n, at)
@@ -256,15 +259,16 @@ class _Day:
         )
         return seen, planned, ""
 
-    def _is_open(self, booking: Any, at: datetime) -> bool:
-        """Whether a booking was known and without a driver at a moment."""
+    def _is_open(self, booking: Any, made: AssignmentRow) -> bool:
+        """Whether a booking was known and without a driver just before an assignment."""
+        at = made.assigned_at
         if booking.created_at > at or booking.scheduled_time <= at - FORGOTTEN:
             return False
         if booking.cancelled_at is not None and booking.cancelled_at <= at:
             return False
         given = self._first_given.get(booking.id)
         if given is not None:
-            return given > at
+            return given > (at, made.id)
         if booking.status in (COMPLETED, NO_SHOW):
             return False  # by somebody whom no row names
         rules = self._history.scenario.rules

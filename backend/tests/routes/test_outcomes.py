@@ -1,8 +1,9 @@
 """Outcomes move assignment, booking and commitment together; telling one twice changes nothing."""
 
 import pytest
+from sqlalchemy import select
 
-from models import Assignment, Booking, Commitment
+from models import Assignment, Booking, BookingChange, Commitment
 
 from .conftest import a_booking, commit, is_problem, on_both
 
@@ -94,3 +95,22 @@ def test_an_outcome_of_a_booking_that_went_to_another_driver_is_refused(api, giv
         work.delete(work.get(Commitment, booking_id))
     commit(api, booking_id, driver_id=12)
     assert is_problem(tell(api, old, outcome="picked_up", at=PICKUP), 409)
+
+
+def test_what_is_told_or_called_off_is_noted_for_the_learner(api, given):
+    """In the transaction of the change: what is refused, or told again, leaves no note."""
+
+    def noted():
+        with api.services.database.reading() as session:
+            return session.scalars(select(BookingChange.booking_id)).all()
+
+    booking_id, assignment_id = given
+    assert tell(api, assignment_id, outcome="completed", at=DROPOFF).status_code == 422
+    assert noted() == []
+    assert tell(api, assignment_id, outcome="picked_up", at=PICKUP).status_code == 200
+    assert tell(api, assignment_id, outcome="picked_up", at=PICKUP).status_code == 200
+    assert noted() == [booking_id]
+    other = api("POST", "bookings", a_booking()).get_json()["id"]
+    assert api("POST", f"bookings/{other}/cancel", {}).status_code == 200
+    assert api("POST", f"bookings/{other}/cancel", {}).status_code == 200
+    assert noted() == [booking_id, other]
