@@ -33,6 +33,9 @@ from .task_runs import StoppedError
 from .workplace import Workplace
 
 BACKEND: Final = Path(__file__).resolve().parents[2]
+ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Set to 1, they keep numerical libraries to one thread: processes share the cores already."""
+
 _END_S: Final = 10.0
 _TOLD: Final = 1_000
 
@@ -61,16 +64,22 @@ class TrainingProcess:
         with tempfile.TemporaryDirectory(prefix="atmr-training-") as name:
             folder = Path(name)
             self._describe(folder / "job.json", loop, job)
+            environment = {
+                **os.environ,
+                **dict.fromkeys(ONE_THREAD, "1"),
+                **environment_of(loop.config),
+                "PYTHONPATH": str(BACKEND),
+                "ATMR_HOME": str(loop.home),
+            }
             with (folder / "log").open("wb") as log:
                 self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                     [sys.executable, "-m", __name__, str(folder / "job.json")],
                     cwd=BACKEND,
-                    env={**os.environ, **environment_of(loop.config), "PYTHONPATH": str(BACKEND),
-                         "ATMR_HOME": str(loop.home)},
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                )  # fmt: skip
+                )
                 if self._ended.is_set():  # told so while it was starting
                     self.end()
                 try:
