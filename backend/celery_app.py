@@ -102,7 +102,6 @@ def make_celery(
     made.conf.update(settings(config, schedule))
     made.flask_app = flask
     flask.extensions["celery"] = made
-    made.set_default()
     return made
 
 

@@ -109,7 +109,7 @@ class LearningPart:
 
     def _letters_open(self) -> str | None:
         count = open_letters(self._at_work.database)
-        return f"{count} tasks were given up and wait for a person: tasks.py" if count else None
+        return f"{count} tasks were given up and wait for a person: task_runs.py" if count else None
 
     def _collection_late(self) -> str | None:
         with self._at_work.database.reading() as session:

@@ -2,14 +2,21 @@
 
 import subprocess
 import sys
+from datetime import time
 
 import pytest
+from celery import _state
 from kombu import Connection
 
 from celery_app import broker_of, hard_limit_s, make_celery, settings
 from config import Config
+from extensions import Database
+from migrations import upgrade
+from models import Driver
 from services.learning.periods import TRAIN
 from services.rl.errors import UsageError
+from tasks import performing
+from tasks.rl_feedback_task import collect_production_experiences
 from tasks.schedule import SCHEDULE, entry_named
 
 REDIS = "redis://:hunter2secret@cache:6379/1"
@@ -19,6 +26,15 @@ def config(tmp_path, **changes):
     return Config(
         **{"database_url": f"sqlite:///{tmp_path}/a.sqlite", "redis_url": REDIS, **changes}
     )
+
+
+@pytest.fixture
+def celery(tmp_path, atmr_home):
+    """An app that is nobody's current one afterwards."""
+    before = _state.get_current_app()
+    made = make_celery(config(tmp_path))
+    yield made
+    _state._set_current_app(before)
 
 
 @pytest.mark.parametrize("minutes", [1, 20, 90, 24 * 60])
@@ -33,9 +49,8 @@ def test_the_broker_is_more_patient_than_the_longest_task(tmp_path, minutes):
     assert told["task_annotations"][entry_named("retraining").task]["time_limit"] > 120 * minutes
 
 
-def test_messages_are_json_acknowledged_late_and_taken_one_by_one(tmp_path, atmr_home):
-    made = make_celery(config(tmp_path))
-    conf = made.conf
+def test_messages_are_json_acknowledged_late_and_taken_one_by_one(celery):
+    conf = celery.conf
     assert conf.accept_content == ["json"] and conf.task_serializer == "json"
     assert conf.task_acks_late and conf.task_reject_on_worker_lost
     assert conf.worker_prefetch_multiplier == 1 and conf.task_track_started
@@ -43,15 +58,14 @@ def test_messages_are_json_acknowledged_late_and_taken_one_by_one(tmp_path, atmr
     assert "hunter2secret" not in Connection(conf.broker_url).as_uri()
 
 
-def test_every_entry_is_looked_at_and_routed_and_its_task_is_there(tmp_path, atmr_home):
-    made = make_celery(config(tmp_path))
-    made.loader.import_default_modules()
+def test_every_entry_is_looked_at_and_routed_and_its_task_is_there(tmp_path, celery):
+    celery.loader.import_default_modules()
     for entry in SCHEDULE:
-        look = made.conf.beat_schedule[entry.name]
-        assert look["task"] in made.tasks and look["args"] == (entry.name,)
+        look = celery.conf.beat_schedule[entry.name]
+        assert look["task"] in celery.tasks and look["args"] == (entry.name,)
         assert look["options"]["expires"] == look["schedule"] == entry.look_s
-        assert made.conf.task_routes[entry.task]["queue"] == entry.queue
-        task = made.tasks[entry.task]
+        assert celery.conf.task_routes[entry.task]["queue"] == entry.queue
+        task = celery.tasks[entry.task]
         assert task.time_limit == hard_limit_s(entry, config(tmp_path))
         assert task.acks_late and task.reject_on_worker_lost
     assert [entry.name for entry in SCHEDULE if entry.queue == TRAIN] == ["retraining"]
@@ -62,7 +76,7 @@ def test_a_lost_ticks_company_is_taken_over_within_its_epoch():
 
 
 def test_without_a_broker_it_says_what_to_do(tmp_path):
-    with pytest.raises(UsageError, match="ATMR_REDIS_URL.*make loop"):
+    with pytest.raises(UsageError, match=r"ATMR_REDIS_URL.*make loop"):
         broker_of(config(tmp_path, redis_url=None))
     assert broker_of(config(tmp_path, broker_url="amqp://rabbit")) == "amqp://rabbit"
     sock = broker_of(config(tmp_path, redis_url="unix:///run/redis.sock"))
@@ -84,14 +98,6 @@ def test_importing_the_module_needs_no_settings_and_brings_no_torch():
 
 def test_a_task_is_a_plain_callable_too(tmp_path, atmr_home, monkeypatch):
     """In a shell: for all companies, with the settings of the environment."""
-    from datetime import time
-
-    from extensions import Database
-    from migrations import upgrade
-    from models import Driver
-    from tasks import performing
-    from tasks.rl_feedback_task import collect_production_experiences
-
     url = f"sqlite:///{tmp_path}/plain.sqlite"
     monkeypatch.setenv("ATMR_DATABASE_URL", url)
     database = Database(url)
