@@ -24,11 +24,10 @@ from services.rl.errors import AtmrError
 from .loop import Loop, store_of
 from .periods import Entry
 from .running import Body
+from .status import COLLECTION, LATE
 from .workplace import Workplace
 
 PART: Final = "learning"
-COLLECTION: Final = "collection"
-_LATE: Final = timedelta(hours=2)  # two periods of the collection
 _REMEMBERED_S: Final = 5.0
 _WAITS_S: Final = 0.5  # for a Redis that does not answer; a health check waits no longer than 4 s
 _STATES: Final = ("running", "done", "skipped", "failed", "dead")
@@ -118,7 +117,7 @@ class LearningPart:
                     TaskRun.task == COLLECTION, TaskRun.state == "done"
                 )
             )
-        if last is None or self._at_work.clock.now() - last <= _LATE:
+        if last is None or self._at_work.clock.now() - last <= LATE:
             return None
         return f"nothing was collected since {last:%Y-%m-%d %H:%M} UTC"
 
