@@ -186,7 +186,8 @@ class TaskMetrics(Collector):
             for state in _STATES:
                 runs.add_metric((task, state), found.get((task, state), 0))
         for task, at in last:
-            age.add_metric((task,), (now - at).total_seconds())
+            if at is not None:
+                age.add_metric((task,), (now - at).total_seconds())
         yield from (runs, age, letters)
 
 
