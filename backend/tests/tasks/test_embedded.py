@@ -18,8 +18,8 @@ from services.learning.periods import TRAIN
 from services.learning.running import carry_out, due
 from services.rl.errors import DataError
 from tasks.schedule import SCHEDULE, entry_named
-from tests.tasks import bodies_apart
 
+from . import bodies_apart
 from .conftest import COMPANIES
 
 
