@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from access import Caller
 from extensions import services
 from models import Assignment, Booking, BookingPin, Commitment
+from services.learning.changes import note_change
 
 from .bookings import call_off, own_booking
 from .operation import ApiBlueprint
@@ -87,6 +88,7 @@ def tell_outcome(
         )
     _check_time(assignment, body.at, "body.at")
     _apply(work, assignment, booking, body)
+    note_change(work, booking, services().clock.now())
     work.flush()
     return _shown(assignment, booking)
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from access import Caller
 from extensions import services
 from models import Assignment, Booking, BookingPin, Commitment, complete
+from services.learning.changes import note_change
 
 from .operation import ApiBlueprint
 from .problems import Problem, not_found
@@ -199,6 +200,7 @@ def edit_booking(work: Session, caller: Caller, booking_id: Id, body: BookingEdi
             setattr(booking, name, value)
     if given & {"scheduled_time", "is_urgent"}:
         _check(booking)
+    note_change(work, booking, services().clock.now())
     work.flush()
     return shown_booking(booking, None)
 
@@ -222,6 +224,7 @@ def cancel_booking(work: Session, caller: Caller, booking_id: Id, body: CancelIn
             field="body.cancelled_at",
         )
     call_off(work, booking, work.get(Commitment, booking.id), at)
+    note_change(work, booking, now)
     work.flush()
     return shown_booking(booking, None)
 

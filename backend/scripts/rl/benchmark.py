@@ -1,4 +1,4 @@
-"""Speed of the simulator, of learning, of decisions and of the API (http); quality of decisions.
+"""Speed of simulator, learning, decisions, the API (http), collection; quality of decisions.
 
 env: environment steps per second, and how the cost grows. A step includes drawing a random valid
 action, masks, observation, and the sampling of the next day where one ends.
@@ -7,6 +7,7 @@ sb3-contrib (requirements-dev.txt).
 quality: every number of the quality tables, see `benchmark.py quality --help`.
 inference: decisions as served, and networks by backend, see `benchmark.py inference --help`.
 http: the API under a constant load, see `benchmark.py http --help`.
+collection: from the log into the replay store, see `benchmark.py collection --help`.
 Speeds are those of one thread; processor time, so that a busy machine disturbs it little.
 """
 
@@ -43,6 +44,7 @@ benchmark.py training --rows sb3,ours --limit 0
 benchmark.py quality --models results --name quality
 benchmark.py inference --pair results/first/checkpoints/best
 benchmark.py http --seconds 600 --json results/http.json
+benchmark.py collection --decisions 1000000
 """
 
 PREDECESSOR_STEPS_PER_S = (9_000, 13_000)  # its environment as published, one environment
@@ -146,9 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scripts.rl.http_benchmark import main as http
 
         return http(given[1:])
+    if given[:1] == ["collection"]:
+        from scripts.rl.collection_benchmark import main as collection
+
+        return collection(given[1:])
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "what", choices=["env", "training", "quality", "inference", "http"],
+        "what", choices=["env", "training", "quality", "inference", "http", "collection"],
         help="simulator, learning; the others (as first word) have options of their own",
     )  # fmt: skip
     parser.add_argument(
@@ -169,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "from `random`)",
     )  # fmt: skip
     arguments = parser.parse_args(given)
-    if arguments.what in ("quality", "inference", "http"):
+    if arguments.what in ("quality", "inference", "http", "collection"):
         parser.error(f"put {arguments.what!r} first: benchmark.py {arguments.what} ...")
     if arguments.what == "training":
         return training(arguments)

@@ -40,6 +40,7 @@ class Dispatcher:
 
     Attributes:
         desk: As given.
+        database: As given.
         zone: As given.
         ledger: Commits and logs.
     """
@@ -47,7 +48,7 @@ class Dispatcher:
     def __init__(self, desk: Desk, database: Database, clock: Clock, zone: ZoneInfo) -> None:
         self.desk = desk
         self.ledger = Ledger(desk.scenario, desk.tables)
-        self._database = database
+        self.database = database
         self._clock = clock
         self.zone = zone
 
@@ -64,7 +65,7 @@ class Dispatcher:
 
     def looked_up_units(self, company_id: int) -> LookedUpUnits:
         """The company's experiment's units, for a question that keeps none."""
-        return LookedUpUnits(self._database, company_id)
+        return LookedUpUnits(self.database, company_id)
 
     def look(self, company_id: int) -> tuple[Fleet, list[Limit]]:
         """The fleet, and per booking until when it must be decided and whether a vehicle fits.
@@ -72,7 +73,7 @@ class Dispatcher:
         Raises:
             DispatchError: If there is no active driver.
         """
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             fleet = self.fleet(session, company_id)
         if fleet is None:
             raise DispatchError("this company has no active driver")
@@ -100,7 +101,7 @@ class Dispatcher:
             DispatchError: If there is no active driver.
         """
         for attempt in range(_ATTEMPTS):
-            with self._database.reading() as session:
+            with self.database.reading() as session:
                 fleet = self.fleet(session, company_id)
             if fleet is None:
                 raise DispatchError("this company has no active driver")
@@ -113,7 +114,7 @@ class Dispatcher:
             if not everything:
                 epoch = Epoch(company_id, at, (), None)
                 if before is not None or after is not None:
-                    with self._database.writing() as session:
+                    with self.database.writing() as session:
                         if before is not None:
                             before(session)
                         if after is not None:
@@ -127,7 +128,7 @@ class Dispatcher:
                 only=None if only is None else [str(b) for b in wanted],
             )
             try:
-                with self._database.writing() as session:
+                with self.database.writing() as session:
                     if before is not None:
                         before(session)
                     epoch = self.ledger.commit(session, company_id, fleet, decided, pinned, at)

@@ -106,7 +106,7 @@ class Ledger:
             ]
             + [(pin.booking, pin.driver_id) for pin in kept],
         )
-        snapshot_id = self._snapshot(session, company_id, fleet, at)
+        snapshot_id = self.snapshot(session, company_id, fleet, at)
         schedule = Schedule(fleet, self._tables)
         plan_hash = _hash(decided.plan)
         again = fleet.day.instant(fleet.state.now_min + self._scenario.rules.epoch_min)
@@ -294,7 +294,8 @@ class Ledger:
             assignment_id=assignment,
         )  # fmt: skip
 
-    def _snapshot(self, session: Session, company_id: int, fleet: Fleet, at: datetime) -> int:
+    def snapshot(self, session: Session, company_id: int, fleet: Fleet, at: datetime) -> int:
+        """Log what is known of a fleet at a moment; the snapshot's id."""
         state = fleet.state
         row = {
             "company_id": company_id,
@@ -344,20 +345,22 @@ class _Places:
 
 def _features(routed: Routed, job: Planned | None) -> dict[str, float]:
     shown = {name: _finite(value) for name, value in routed.decision.features.items()}
-    if job is not None:
-        shown |= {
-            "depart_min": job.depart_min,
-            "pickup_min": job.pickup_min,
-            "late_min": job.late_min,
-            "wait_min": job.wait_min,
-            "deadhead_km": job.deadhead_km,
-            "drive_min": job.drive_min,
-        }
     return (
         {name: round(float(value), 3) for name, value in shown.items() if value is not None}
+        | ({} if job is None else plan_features(job))
         | ({"explored": 1.0} if routed.explored else {})
         | ({"conflict": 1.0} if routed.conflict else {})
     )
+
+
+def plan_features(job: Planned) -> dict[str, float]:
+    """What the log says of a job as planned."""
+    return {
+        name: round(float(getattr(job, name)), 3)
+        for name in (
+            "depart_min", "pickup_min", "late_min", "wait_min", "deadhead_km", "drive_min",
+        )
+    }  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

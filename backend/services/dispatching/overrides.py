@@ -10,9 +10,11 @@ from models import Assignment, Booking, Commitment, Decision
 from models.reasons import ReasonCode
 from routes.problems import Problem
 from routes.statuses import CANCELED, IN_PROGRESS, OVER, PENDING
+from services.learning.changes import note_change
 from services.rl.simulation.observation import LAYOUT_VERSION
 
 from .dispatcher import Dispatcher
+from .ledger import plan_features
 from .schedule import Schedule
 
 Refusal = Literal["shadow", "over", "overridden", "later"]
@@ -59,7 +61,8 @@ def override(
 ) -> Decision:
     """Give the booking to another driver, or to nobody yet; the human decision's row.
 
-    The arm and unit stay (intention to treat), the old decision points to the new one. A person
+    The arm and unit stay (intention to treat), the old decision points to the new one. The fleet is
+    logged as the person found it, with the booking open again. A person
     may send a driver whom the rules of time would not; not one whose vehicle or queue cannot.
 
     Args:
@@ -82,9 +85,13 @@ def override(
     _withdraw(session, booking)
     fleet = dispatcher.fleet(session, booking.company_id)
     now = dispatcher.now()
+    snapshot_id = None
+    if fleet is not None:  # what the person saw, so that their decision can be learned from
+        now = fleet.day.instant(fleet.state.now_min)
+        snapshot_id = dispatcher.ledger.snapshot(session, booking.company_id, fleet, now)
     made = Decision(
         id=uuid.uuid4().hex,
-        snapshot_id=None,
+        snapshot_id=snapshot_id,
         seq=0,
         company_id=booking.company_id,
         booking_id=booking.id,
@@ -109,6 +116,7 @@ def override(
     session.add(made)
     session.flush()
     decision.overridden_by = made.id
+    note_change(session, booking, now)
     if driver_id is None:
         session.flush()
         return made
@@ -125,11 +133,7 @@ def override(
     if len(queue) > dispatcher.desk.scenario.rules.queue:
         raise Problem(409, "this driver's queue is full", field="body.driver_id")
     job = Schedule(fleet, dispatcher.desk.tables).planned(d, b)
-    made.features = {
-        "drive_min": round(job.drive_min, 3),
-        "late_min": round(job.late_min, 3),
-        "deadhead_km": round(job.deadhead_km, 3),
-    }
+    made.features = plan_features(job)
     dispatcher.ledger.assign(session, fleet, booking, driver_id, made.id, job, now)
     return made
 

@@ -16,6 +16,7 @@ from services.rl.errors import AtmrError
 
 from .dispatcher import Dispatcher
 from .fates import Epoch
+from .unreported import release_unreported
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ class Tick:
     Attributes:
         epochs: Per company that has bookings or drivers.
         failed: Why a company could not be dispatched, by company; the others were.
+        released: Bookings whose outcome nobody ever told, taken off their drivers.
     """
 
     epochs: tuple[Epoch, ...]
     failed: dict[int, str]
+    released: tuple[int, ...] = ()
 
     @property
     def assigned(self) -> int:
@@ -70,8 +73,10 @@ def dispatch_open_bookings(
     """
     epochs: list[Epoch] = []
     failed: dict[int, str] = {}
+    released: list[int] = []
     for company_id in company_ids:
         try:
+            released += release_unreported(dispatcher.database, company_id, dispatcher.now())
             epoch = dispatcher.dispatch(company_id)
         except (AtmrError, SQLAlchemyError) as error:
             logger.error("company %d was not dispatched: %s", company_id, error)
@@ -83,4 +88,4 @@ def dispatch_open_bookings(
                 logger.warning("booking %d of company %d is overdue", fate.booking_id, company_id)
         if on_epoch is not None:
             on_epoch(epoch)
-    return Tick(tuple(epochs), failed)
+    return Tick(tuple(epochs), failed, tuple(released))

@@ -1,11 +1,15 @@
-"""Guardrails of a company's experiment, fed from the log and the outcomes in the database.
+"""Guardrails of an experiment, fed from the log and the outcomes in the database.
+
+Companies that follow the default experiment share one arm's fate, so their evidence is weighed
+together: harm shows in hours instead of days, and twenty companies are not twenty chances of a
+false alarm. A company with an experiment of its own is weighed alone.
 
 One process watches (that of the tick). Its evidence is rebuilt from the database when it starts:
 nothing is lost with it but time. Outcomes are found by looking back a while, because they are told
 late; a booking counts once, however often it is seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -14,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from extensions import Database
-from models import Assignment, Booking, Decision, ExperimentUnit
+from models import Assignment, Booking, Decision, Experiment, ExperimentUnit
 from routes.statuses import COMPLETED, PENDING
 from services.rl.ab_dispatcher import RL, Breach, GuardrailMonitor, notifier_for
 from services.rl.simulation.scenarios import Rules
@@ -34,24 +38,70 @@ class _Event:
     fields: dict[str, Any]
 
 
-class Watch:
-    """Watches one company's experiment.
+class Watches:
+    """All experiments that companies follow, each watched once.
 
     Args:
         database: The log and the outcomes.
-        company_id: Whose.
+        rules: What is late, and when nobody came.
+    """
+
+    def __init__(self, database: Database, rules: Rules) -> None:
+        self._database = database
+        self._rules = rules
+        self._watches: dict[int | None, Watch] = {}  # company of the experiment; None: the default
+
+    def look(self, company_ids: Sequence[int], now: datetime) -> dict[int | None, Breach]:
+        """Weigh what is new of all these companies.
+
+        Returns:
+            Breaches that stopped a learned arm just now, by the company whose experiment it is
+            (None: the default one).
+        """
+        with self._database.reading() as session:
+            own = set(
+                session.scalars(
+                    select(Experiment.company_id).where(
+                        Experiment.name == DISPATCH, Experiment.company_id.is_not(None)
+                    )
+                )
+            )
+        followers: dict[int | None, list[int]] = {}
+        for company_id in company_ids:
+            key = company_id if company_id in own else None
+            followers.setdefault(key, []).append(company_id)
+        breaches: dict[int | None, Breach] = {}
+        for key, ids in followers.items():
+            watch = self._watches.setdefault(key, Watch(self._database, ids, self._rules))
+            watch.company_ids = ids
+            breach = watch.look(now)
+            if breach is not None:
+                breaches[key] = breach
+        return breaches
+
+
+class Watch:
+    """Watches one experiment.
+
+    Args:
+        database: The log and the outcomes.
+        company_ids: Companies that follow it; at least one.
         rules: What is late, and when nobody came.
         name: Of the experiment.
     """
 
     def __init__(
-        self, database: Database, company_id: int, rules: Rules, name: str = DISPATCH
+        self,
+        database: Database,
+        company_ids: Sequence[int],
+        rules: Rules,
+        name: str = DISPATCH,
     ) -> None:
         self._database = database
-        self._company_id = company_id
+        self.company_ids = list(company_ids)
         self._rules = rules
         self._name = name
-        self._experiment = SqlExperiment(database, company_id, name)
+        self._experiment = SqlExperiment(database, self.company_ids[0], name)
         self._monitor: GuardrailMonitor | None = None
         self._version = -1
         self._since: datetime | None = None
@@ -77,7 +127,7 @@ class Watch:
             self._version = config.version
             self._decided.clear()
             with self._database.reading() as session:
-                row = experiment_row(session, self._company_id, self._name)
+                row = experiment_row(session, self.company_ids[0], self._name)
                 began = now if row is None else row.updated_at
             began = max(began, now - _FURTHEST)
             self._monitor.restart(began)
@@ -102,7 +152,7 @@ class Watch:
                 Decision.latency_ms,
             )
             .where(
-                Decision.company_id == self._company_id,
+                Decision.company_id.in_(self.company_ids),
                 Decision.decided_at > since,
                 Decision.decided_at <= now,
                 (Decision.arm == RL),
@@ -146,7 +196,7 @@ class Watch:
                 & Decision.shadow.is_(False),
             )
             .where(
-                Booking.company_id == self._company_id,
+                Booking.company_id.in_(self.company_ids),
                 Assignment.status == COMPLETED,
                 Assignment.actual_dropoff_at > since,
                 Assignment.actual_dropoff_at <= now,
@@ -161,19 +211,22 @@ class Watch:
             select(Booking.id, Booking.scheduled_time, Decision.unit)
             .join(Decision, (Decision.booking_id == Booking.id) & Decision.shadow.is_(False))
             .where(
-                Booking.company_id == self._company_id,
+                Booking.company_id.in_(self.company_ids),
                 Booking.status == PENDING,
                 Booking.scheduled_time <= now - given_up,
                 Booking.scheduled_time > since - given_up,
             )
-            .order_by(Decision.decided_at)
+            .order_by(Decision.decided_at.desc())
             .limit(_MOST_ROWS)
         )
+        told: set[int] = set()
         for booking_id, promised, unit in waiting:
-            yield from self._told(booking_id, unit, promised + given_up, arm_of, False, True)
+            if booking_id not in told:  # whoever deferred it last left it, not who saw it first
+                told.add(booking_id)
+                yield from self._told(booking_id, unit, promised + given_up, arm_of, False, True)
 
     def _arms(self, session: Session) -> dict[str, ExperimentUnit]:
-        row = experiment_row(session, self._company_id, self._name)
+        row = experiment_row(session, self.company_ids[0], self._name)
         if row is None:
             return {}
         units = session.scalars(

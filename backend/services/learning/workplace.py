@@ -61,7 +61,7 @@ class Workplace:
         with self._lock:
             if company_id not in self._watches:
                 self._watches[company_id] = Watch(
-                    self.loop.database, company_id, self.loop.scenario.rules
+                    self.loop.database, [company_id], self.loop.scenario.rules
                 )
             return self._watches[company_id]
 

@@ -1,7 +1,13 @@
 """The tick: every company, whatever happens to one; overdue patients are told."""
 
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from models import Assignment, Booking, Commitment
 from services.dispatching.fates import DispatchError, Epoch
 from services.dispatching.tick import companies, dispatch_open_bookings
+from services.dispatching.unreported import UNREPORTED_AFTER
 
 from .companies import COMPANY
 
@@ -30,3 +36,24 @@ def test_overdue_patients_are_counted_until_somebody_can_come(company):
     company.book()
     tick = dispatch_open_bookings(company.dispatcher, [COMPANY])
     assert tick.overdue > 0
+
+
+def test_a_job_that_nobody_ever_reported_gives_its_driver_back_the_place(company):
+    company.clock.advance(minutes=60)
+    company.book()
+    dispatch_open_bookings(company.dispatcher, [COMPANY])
+    with company.database.reading() as session:
+        jobs = session.scalars(select(Commitment)).all()
+    last = max(job.planned_dropoff_at for job in jobs)
+    company.clock.set(last + UNREPORTED_AFTER)
+    first = dispatch_open_bookings(company.dispatcher, [COMPANY]).released
+    company.clock.set(last + UNREPORTED_AFTER + timedelta(minutes=1))
+    second = dispatch_open_bookings(company.dispatcher, [COMPANY]).released
+    assert sorted(first + second) == sorted(job.booking_id for job in jobs)
+    assert len(second) == 1  # not a minute too soon
+    with company.database.reading() as session:
+        busy = session.scalars(select(Commitment.booking_id)).all()
+        booking = session.get(Booking, jobs[0].booking_id)
+        assignment = session.get(Assignment, jobs[0].assignment_id)
+    assert not {job.booking_id for job in jobs} & set(busy)
+    assert (booking.status, assignment.status) == ("ASSIGNED", "ASSIGNED")  # may be told later

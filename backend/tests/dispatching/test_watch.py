@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit, FleetSnapshot
 from services.dispatching.experiments import SqlExperiment
-from services.dispatching.watch import Watch
+from services.dispatching.watch import Watch, Watches
 
 from .companies import COMPANY
 
@@ -25,12 +26,12 @@ def trial(company):
     return company
 
 
-def live(company, days, late_rl):
+def live(company, days, late_rl, *, of=COMPANY, first=10_000):
     """Bookings of some days, every second one decided by the learned arm; some late there."""
     with company.database.writing() as session:
         start = company.clock.now()
         snapshot = FleetSnapshot(
-            company_id=COMPANY, epoch_at=start, now_min=0.0, day=start.date(), layout=1,
+            company_id=of, epoch_at=start, now_min=0.0, day=start.date(), layout=1,
             scenario_hash="0" * 64, schema=1, num_drivers=1, num_bookings=1, payload=b"",
         )  # fmt: skip
         session.add(snapshot)
@@ -42,7 +43,7 @@ def live(company, days, late_rl):
             pickup = at + timedelta(minutes=40 if late else 5)
             session.add(
                 Booking(
-                    id=10_000 + n, company_id=COMPANY, pickup_lat=46.2, pickup_lon=6.1,
+                    id=first + n, company_id=of, pickup_lat=46.2, pickup_lon=6.1,
                     dropoff_lat=46.2, dropoff_lon=6.2, scheduled_time=at, status="COMPLETED",
                     created_at=at - timedelta(hours=1),
                 )
@@ -50,26 +51,28 @@ def live(company, days, late_rl):
             session.flush()
             session.add(
                 Assignment(
-                    booking_id=10_000 + n, driver_id=1, assigned_at=at, status="COMPLETED",
+                    booking_id=first + n, driver_id=1, assigned_at=at, status="COMPLETED",
                     actual_pickup_at=pickup, actual_dropoff_at=pickup + timedelta(minutes=10),
                 )
             )  # fmt: skip
-            unit = f"booking:{10_000 + n}"
+            unit = f"booking:{first + n}"
             session.add(
                 Decision(
-                    id=f"{n:032x}", snapshot_id=snapshot.id, seq=n, company_id=COMPANY,
-                    booking_id=10_000 + n, driver_id=1, action="assign", arm=arm, unit=unit,
+                    id=f"{first + n:032x}", snapshot_id=snapshot.id, seq=n, company_id=of,
+                    booking_id=first + n, driver_id=1, action="assign", arm=arm, unit=unit,
                     layout=1, latency_ms=1.0, decided_at=at,
                 )
             )  # fmt: skip
             session.add(
-                ExperimentUnit(experiment_id=1, unit=unit, bucket=n, arm=arm, created_at=at)
+                ExperimentUnit(
+                    experiment_id=1, unit=unit, bucket=n % 10_000, arm=arm, created_at=at
+                )
             )
     company.clock.advance(minutes=60 + 14 * days * 100)
 
 
 def watch_of(company):
-    return Watch(company.database, COMPANY, company.scenario.rules)
+    return Watch(company.database, [COMPANY], company.scenario.rules)
 
 
 def test_an_arm_that_is_late_far_more_often_is_stopped_and_says_why(trial):
@@ -95,3 +98,64 @@ def test_a_new_process_finds_the_evidence_in_the_database(trial):
     first = watch_of(trial)
     assert first.look(half) is None  # too little so far
     assert watch_of(trial).look(trial.clock.now()) is not None  # all of it, after a restart
+
+
+def test_companies_that_follow_the_default_experiment_are_weighed_together(trial):
+    with trial.database.writing() as session:
+        session.execute(update(Experiment).values(company_id=None))
+    start = trial.clock.now()
+    for n in range(4):  # each alone has too little to say anything
+        trial.clock.set(start)
+        live(trial, 1, late_rl=0.2, of=20 + n, first=20_000 + 1_000 * n)
+    now = trial.clock.now()
+    rules = trial.scenario.rules
+    assert Watches(trial.database, rules).look([20], now) == {}
+    assert list(Watches(trial.database, rules).look([20, 21, 22, 23], now)) == [None]
+    assert SqlExperiment(trial.database, 23).current().stopped
+
+
+def test_a_company_with_an_experiment_of_its_own_is_weighed_alone(trial):
+    with trial.database.writing() as session:
+        session.add(
+            Experiment(
+                id=2, company_id=None, name="dispatch", mode="ab", unit="booking", salt="s",
+                rl_share=0.5, created_at=trial.clock.now(), updated_at=trial.clock.now(),
+                guardrails={},
+            )
+        )  # fmt: skip
+    live(trial, 3, late_rl=0.8)
+    assert list(
+        Watches(trial.database, trial.scenario.rules).look([5, COMPANY], trial.clock.now())
+    ) == [COMPANY]
+    assert not SqlExperiment(trial.database, 5).current().stopped
+
+
+def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
+    start = trial.clock.now()
+    rules = trial.scenario.rules
+    promised = start + timedelta(hours=2)
+    with trial.database.writing() as session:
+        session.add(
+            Booking(
+                id=1, company_id=COMPANY, pickup_lat=46.2, pickup_lon=6.1, dropoff_lat=46.2,
+                dropoff_lon=6.2, scheduled_time=promised, status="PENDING", created_at=start,
+            )
+        )  # fmt: skip
+        for n, arm in enumerate(("rl", "heuristic", "heuristic")):
+            at = start + timedelta(minutes=40 * n + 5)
+            session.add(
+                Decision(
+                    id=f"{n:032x}", seq=0, company_id=COMPANY, booking_id=1, action="defer",
+                    arm=arm, unit=f"block{n}", layout=1, latency_ms=1.0, decided_at=at,
+                )
+            )  # fmt: skip
+            session.add(
+                ExperimentUnit(
+                    experiment_id=1, unit=f"block{n}", bucket=n, arm=arm, created_at=at
+                )
+            )  # fmt: skip
+    trial.clock.set(promised + timedelta(minutes=rules.window_min + rules.grace_min + 1))
+    watch = watch_of(trial)
+    with trial.database.reading() as session:
+        events = list(watch._outcomes(session, start, trial.clock.now()))
+    assert [(e.fields["arm"], e.fields["unserved"]) for e in events] == [("heuristic", True)]

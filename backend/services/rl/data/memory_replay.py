@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from services.rl.errors import UsageError
 
 from .experience import Experience
-from .experience_codec import decode, encode, moment_of
-from .replay_order import draws, fingerprint_of, rank_of
+from .experience_codec import decode, moment_of
+from .replay_order import draws, encode_for, fingerprint_of, rank_of
 from .replay_store import CAPACITY, StoreCounts
 
 
@@ -50,7 +50,7 @@ class MemoryReplayStore:
         """See `ReplayStore`."""
         given = 0
         for experience in experiences:
-            at, data = moment_of(experience.at), encode(experience)
+            at, data = moment_of(experience.at), encode_for(company_id, experience)
             with self._lock:
                 self._put(company_id, experience.id, at, data)
             given += 1

@@ -25,8 +25,8 @@ from services.rl.errors import UsageError
 
 from . import replay_scripts as scripts
 from .experience import Experience
-from .experience_codec import ExperienceUnreadable, decode_each, encode, moment_of
-from .replay_order import draws, fingerprint_of
+from .experience_codec import ExperienceUnreadable, decode_each, moment_of
+from .replay_order import draws, encode_for, fingerprint_of
 from .replay_store import CAPACITY, ReplayStoreError, StoreCounts
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class RedisReplayStore:
         given, size = 0, 0
         batch: list[Any] = []
         for experience in experiences:
-            data = encode(experience)
+            data = encode_for(company_id, experience)
             batch += (experience.id, moment_of(experience.at), data)
             given += 1
             size += len(data)
@@ -163,6 +163,10 @@ class RedisReplayStore:
         """See `ReplayStore`; another program's data under our names is moved, not forgotten."""
         self._move_foreign(company_id)
         self._asked(lambda: self._redis.unlink(*self._keys(company_id)[:2]))
+
+    def close(self) -> None:
+        """Give the connections back; the next call opens new ones."""
+        self._redis.close()
 
     # --- healing ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What every replay store does alike: draw a sample, and sum up what it holds.
+"""What every replay store does alike: take in, draw a sample, sum up what it holds.
 
 Experiences are ordered by (moment, id); stores with the same contents then give the same samples
 and the same fingerprint, whatever is behind them.
@@ -8,6 +8,11 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
+
+from services.rl.errors import DataError
+
+from .experience import Experience
+from .experience_codec import encode
 
 
 def draws(count: int, seed: int) -> list[int]:
@@ -27,3 +32,17 @@ def fingerprint_of(encoded: Iterable[bytes]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def encode_for(company_id: int, experience: Experience) -> bytes:
+    """The bytes that a company's namespace keeps.
+
+    Raises:
+        DataError: If the experience is another company's, or cannot be kept.
+    """
+    if experience.company_id != company_id:
+        raise DataError(
+            f"experience {experience.id!r} of company {experience.company_id} cannot be kept "
+            f"among those of company {company_id}"
+        )
+    return encode(experience)
