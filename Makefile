@@ -8,7 +8,7 @@ WORKERS ?= 2
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-serve serve tick test test-slow check format bench clean
+.PHONY: help install install-dev demo demo-serve serve tick loop test test-slow check format bench clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ serve: install ## Dispatch API on SQLite, no other server: http://127.0.0.1:8000
 
 tick: install ## Beside `make serve`: dispatch all open bookings at every epoch, until Ctrl-C
 	$(BIN)/python backend/scripts/rl/tick.py --every-epoch
+
+loop: install ## Beside `make serve`: ticks, hourly collection, nightly retraining, reports, in one process; until Ctrl-C
+	$(BIN)/python backend/scripts/rl/loop.py
 
 test: install-dev ## Run the tests; they start the servers they need
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"

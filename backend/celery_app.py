@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from celery import Celery, Task
 from celery.beat import Scheduler
-from celery.signals import heartbeat_sent
+from celery.signals import heartbeat_sent, worker_init
 from flask import Flask
 
 from app import create_app
@@ -29,6 +29,7 @@ from services.learning.bodies import BODIES
 from services.learning.part import hang_in
 from services.learning.periods import DEFAULT, Entry
 from services.learning.running import Body
+from services.learning.training_process import ONE_THREAD
 from services.rl.errors import UsageError
 from tasks.schedule import SCHEDULE
 
@@ -101,7 +102,6 @@ def make_celery(
     made.conf.update(settings(config, schedule))
     made.flask_app = flask
     flask.extensions["celery"] = made
-    made.set_default()
     return made
 
 
@@ -207,20 +207,20 @@ def _worker_is_alive(**_: Any) -> None:
     alive_file("worker").touch()
 
 
-def __getattr__(name: str) -> Any:
-    """``app``: made at first use, so that importing this module needs no settings."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _one_thread_each()
-    made = make_celery()
-    globals()["app"] = made
-    return made
-
-
-def _one_thread_each() -> None:
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _one_thread_each(**_: Any) -> None:
     """One thread for each numerical library: a pool's processes share the cores already.
 
     A Torch call with two threads in a parent makes its forked child hang.
     """
-    for library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for library in ONE_THREAD:
         os.environ.setdefault(library, "1")
+
+
+def __getattr__(name: str) -> Any:
+    """``app``: made at first use, so that importing this module needs no settings."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = make_celery()
+    globals()["app"] = made
+    return made

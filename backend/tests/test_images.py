@@ -7,19 +7,28 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import click
 import pytest
+import redis
 import yaml
 
+from celery_app import alive_file
 from config import Config
+
+from .redis_server import find_redis
 
 ROOT = Path(__file__).parents[2]
 BACKEND = ROOT / "backend"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-OURS = ("api", "tick")
+OURS = ("api", "worker", "worker-train", "beat", "tick", "tensorboard")
 """Services that run our image."""
+
+TMP = "/tmp"  # noqa: S108 - of a container: memory of its own
+WITH_PORTS = ("api", "tensorboard")
 
 
 def instructions():
@@ -127,6 +136,9 @@ def test_every_service_is_pinned_limited_unprivileged_and_watched(name):
         assert "ports" not in service
         assert service["networks"] == ["inside"]
         assert any(volume.startswith(f"{name}:") for volume in service["volumes"])
+    assert ("ports" in service) == (name in WITH_PORTS)
+    if name not in ("api", "postgres"):  # `exec api` runs tests and training: caches, plots
+        assert service["read_only"] is True and service["tmpfs"] == [TMP]
     for volume in service["volumes"]:
         assert volume.split(":")[0] in COMPOSE["volumes"]
     for other in service.get("depends_on", {}):
@@ -139,7 +151,8 @@ def test_every_command_of_ours_is_there():
         service = COMPOSE["services"][name]
         words = " ".join([*service["command"], *service["healthcheck"]["test"]])
         scripts = re.findall(r"scripts/rl/\w+\.py", words)
-        assert scripts and all((BACKEND / script).is_file() for script in scripts)
+        assert scripts or service["command"][0] in ("celery", "tensorboard")
+        assert all((BACKEND / script).is_file() for script in scripts)
     served = COMPOSE["services"]["api"]["command"][2]
     assert served.index("migrate.py") < served.index("gunicorn")
     assert shlex.split(served)[-1] == "wsgi:create()"
@@ -159,13 +172,102 @@ def test_every_variable_is_documented_and_every_setting_is_one():
     settings = {f"ATMR_{field}".upper() for field in Config.model_fields}
     settings |= {"DATABASE_URL", "ATMR_WORKERS", "ATMR_BIND", "ATMR_THREADS"}
     for name in OURS:
-        assert set(COMPOSE["services"][name]["environment"]) <= settings
+        assert set(COMPOSE["services"][name].get("environment", {})) <= settings
+
+
+def celery_of(name):
+    """A service's Celery command as Celery itself reads it: (sub-command, its options)."""
+    from celery.bin.celery import celery as program
+
+    words = COMPOSE["services"][name]["command"]
+    assert words[0] == "celery" and words[words.index("-A") + 1] == "celery_app:app"
+    what, *options = words[words.index("-A") + 2 :]
+    command = program.commands[what]
+    parsed = {}
+    parser = command.make_parser(click.Context(command))
+    given, left, _ = parser.parse_args(list(options))
+    parsed.update(given)
+    assert not left
+    return what, parsed
+
+
+def test_workers_and_beat_are_started_as_celery_understands_it():
+    what, options = celery_of("worker")
+    assert (what, options["queues"]) == ("worker", "default")
+    what, options = celery_of("worker-train")
+    assert (what, options["queues"], options["concurrency"]) == ("worker", "train", "1")
+    assert options["max_tasks_per_child"] == "1"  # its memory is given back
+    assert celery_of("beat")[0] == "beat"
+
+
+def test_each_signs_of_life_are_looked_for_where_they_are_given(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", TMP)
+    for name, role in (("worker", "worker"), ("worker-train", "worker"), ("beat", "beat")):
+        checked = COMPOSE["services"][name]["healthcheck"]["test"][1]
+        assert f"find {alive_file(role)} " in checked
+
+
+def test_patients_are_dispatched_without_redis():
+    """The tick's own service asks for no Redis, and leaves epochs to workers for a while."""
+    command = COMPOSE["services"]["tick"]["command"]
+    assert command[1].endswith("tick.py") and "--stand-by" in command
+    assert "redis" not in COMPOSE["services"]["tick"]["depends_on"]
+
+
+def test_what_compiles_finds_a_place_to_keep_it():
+    """On a read-only image a function that is to be cached cannot be imported otherwise."""
+    caches = [rest for word, rest in instructions() if "NUMBA_CACHE_DIR" in rest]
+    assert "NUMBA_CACHE_DIR=/var/cache/atmr" in caches[0]
+    for name in OURS:
+        service = COMPOSE["services"][name]
+        if service.get("read_only") and name != "tensorboard":
+            assert "compiled:/var/cache/atmr" in service["volumes"]
+
+
+def test_redis_takes_its_password_from_a_file_that_no_list_of_processes_shows(tmp_path):
+    program = find_redis()
+    if program is None:
+        pytest.skip("MISSING ROOT PACKAGE: no Redis on this machine")
+    password, socket = "letters4ndDigits", tmp_path / "redis.sock"
+    text = COMPOSE["services"]["redis"]["command"][2].replace("$$", "$")
+    text = text.replace("'appendonly yes'", f"'appendonly yes' 'port 0' 'unixsocket {socket}'")
+    environment = {
+        "PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path),
+        "REDISCLI_AUTH": password,
+    }  # fmt: skip
+    server = subprocess.Popen(
+        ["sh", "-c", text], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        nobody = redis.Redis(unix_socket_path=str(socket))
+        with nobody, pytest.raises(redis.AuthenticationError):
+            nobody.ping()
+        with redis.Redis(unix_socket_path=str(socket), password=password) as link:
+            assert link.ping()
+            assert link.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        # `exec`: the server is the process that is told to stop, and it shows no password.
+        shown = Path(f"/proc/{server.pid}/cmdline").read_bytes().decode()
+        assert "redis-server" in shown and password not in shown
+        (settings,) = tmp_path.glob("tmp.*")
+        assert settings.stat().st_mode & 0o077 == 0
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def test_the_roadmaps_commands_work_in_the_images_working_directory():
     """In `backend`, by the names that the roadmap uses."""
-    for script in ("deploy_agent.py", "train_dqn.py", "collect_historical_data.py", "tick.py"):
+    for script in (
+        "deploy_agent.py", "train_dqn.py", "collect_historical_data.py", "tick.py", "demo.py",
+        "test_env_quick.py", "loop.py", "task_runs.py", "api_keys.py",
+    ):  # fmt: skip
         assert (BACKEND / "scripts" / "rl" / script).is_file()
+    links = next(rest for _, rest in instructions() if "ln -s" in rest)
+    assert "ln -s /app/data /app/results /app/backend/" in links  # data/rl/tensorboard, from there
+    assert "--logdir=data/rl/tensorboard" in COMPOSE["services"]["tensorboard"]["command"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/rl/test_sum_tree.py", "-q", "--collect-only"],
         cwd=BACKEND, capture_output=True, text=True, timeout=120,

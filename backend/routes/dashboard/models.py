@@ -8,6 +8,7 @@ from werkzeug.wrappers import Response
 from extensions import services
 from routes.models import PromoteIn, RollbackIn, list_models, promote_model, roll_model_back
 from routes.problems import Problem
+from services.learning.status import loop_of
 
 from .blueprint import dashboard
 from .sessions import Visit, change_session, page
@@ -28,6 +29,7 @@ def models(visit: Visit) -> str:
     return render_template(
         "atmr_dashboard/models.html",
         known=known, reasons=WHY, scenario_hash=at_work.scenario.sha256, previous=previous,
+        loop_now=loop_of(at_work.database, at_work.clock.now(), visit.caller.company_id),
     )  # fmt: skip
 
 

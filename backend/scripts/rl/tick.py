@@ -66,7 +66,7 @@ def tell(outcome: Outcome, *, quiet: bool) -> None:
     job = outcome.job
     whose = "" if job.company_id is None else f"company {job.company_id}, "
     if outcome.state in ("failed", "dead"):
-        given_up = " (given up: see tasks.py)" if outcome.state == "dead" else ""
+        given_up = " (given up: see task_runs.py)" if outcome.state == "dead" else ""
         print(f"{whose}{job.entry.name}: {outcome.error}{given_up}", file=sys.stderr, flush=True)
         return
     stopped = outcome.result.get("stopped")

@@ -64,10 +64,29 @@ def collect(place: Workplace, job: Job) -> dict[str, Any]:
 
 
 def retrain(place: Workplace, job: Job) -> dict[str, Any]:
-    """Improve a company's model on what happened lately; a candidate, never the champion."""
+    """Improve a company's model on what happened lately; a candidate, never the champion.
+
+    Raises:
+        NotNowError: If another trains at the moment.
+    """
+    from .retraining import RetrainingBusyError
     from .retraining import retrain as retrain_company
 
-    return plain(retrain_company(place.loop, _company(job)))
+    try:
+        report = plain(retrain_company(place.loop, _company(job)))
+    except RetrainingBusyError as error:
+        raise task_runs.NotNowError(str(error)) from error
+    made = report.get("registered")
+    # The whole report lies under results/retraining; the row says how it ended.
+    return {
+        "verdict": f"candidate {made}" if made else "no candidate",
+        "registered": made,
+        "kinds": [
+            {name: kind.get(name) for name in ("kind", "go", "gain", "failed", "why")}
+            for kind in report.get("kinds", [])
+        ],
+        **{name: report[name] for name in ("experiences", "notes", "seconds") if name in report},
+    }
 
 
 def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:

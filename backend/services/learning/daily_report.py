@@ -20,10 +20,10 @@ from models.learning import CollectionMark, DeadLetter, TaskRun
 from services.dispatching.outcomes import read_outcomes
 
 from .periods import Job, Period
+from .status import RETRAINING
 from .task_runs import open_letters
 from .workplace import Workplace
 
-RETRAINING: Final = "retraining"
 _MOST_COMPANIES: Final = 1_000
 
 

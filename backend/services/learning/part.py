@@ -24,11 +24,10 @@ from services.rl.errors import AtmrError
 from .loop import Loop, store_of
 from .periods import Entry
 from .running import Body
+from .status import COLLECTION, LATE
 from .workplace import Workplace
 
 PART: Final = "learning"
-COLLECTION: Final = "collection"
-_LATE: Final = timedelta(hours=2)  # two periods of the collection
 _REMEMBERED_S: Final = 5.0
 _WAITS_S: Final = 0.5  # for a Redis that does not answer; a health check waits no longer than 4 s
 _STATES: Final = ("running", "done", "skipped", "failed", "dead")
@@ -109,7 +108,7 @@ class LearningPart:
 
     def _letters_open(self) -> str | None:
         count = open_letters(self._at_work.database)
-        return f"{count} tasks were given up and wait for a person: tasks.py" if count else None
+        return f"{count} tasks were given up and wait for a person: task_runs.py" if count else None
 
     def _collection_late(self) -> str | None:
         with self._at_work.database.reading() as session:
@@ -118,7 +117,7 @@ class LearningPart:
                     TaskRun.task == COLLECTION, TaskRun.state == "done"
                 )
             )
-        if last is None or self._at_work.clock.now() - last <= _LATE:
+        if last is None or self._at_work.clock.now() - last <= LATE:
             return None
         return f"nothing was collected since {last:%Y-%m-%d %H:%M} UTC"
 
@@ -187,7 +186,8 @@ class TaskMetrics(Collector):
             for state in _STATES:
                 runs.add_metric((task, state), found.get((task, state), 0))
         for task, at in last:
-            age.add_metric((task,), (now - at).total_seconds())
+            if at is not None:
+                age.add_metric((task,), (now - at).total_seconds())
         yield from (runs, age, letters)
 
 

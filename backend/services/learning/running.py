@@ -110,13 +110,13 @@ def carry_out(place: Workplace, job: Job, body: Body) -> Outcome:
     try:
         with task_runs.heartbeating(run):
             result = dict(body(place, job))
-    except task_runs.StoppedError:
-        _release(run)
-        return Outcome(job, "failed", error="stopped")
+    except task_runs.NotNowError as error:
+        _release(run, str(error))
+        return Outcome(job, "failed", error=str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is: the row says so, others go on
         return _failed(run, job, error)
     except BaseException:
-        _release(run)
+        _release(run, "stopped by a person")
         raise
     try:
         mine = task_runs.finish(run, result)
@@ -135,9 +135,9 @@ def _failed(run: task_runs.Run, job: Job, error: Exception) -> Outcome:
     return Outcome(job, "dead" if given_up else "failed", error=told)
 
 
-def _release(run: task_runs.Run) -> None:
+def _release(run: task_runs.Run, why: str) -> None:
     try:
-        task_runs.release(run, "stopped by a person")
+        task_runs.release(run, why)
     except SQLAlchemyError as error:
         logger.warning("run %s not given back: %s", run.task, reason(error))
 

@@ -38,8 +38,8 @@ _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _LONGEST: Final = 2_000
 
 
-class StoppedError(Exception):
-    """A run was stopped on purpose, by whoever stops its process: it is given back, not counted."""
+class NotNowError(Exception):
+    """It cannot be done now, through no fault of its own: it is given back, and not counted."""
 
 
 @dataclass
@@ -170,7 +170,7 @@ def fail(run: Run, error: BaseException | str) -> bool:
 
 
 def release(run: Run, why: str) -> bool:
-    """Give a run back that was stopped on purpose: to be begun again, and not counted."""
+    """Give a run back that cannot be done now: to be begun again, and not counted."""
     return _end(run, state="failed", attempts=max(0, run.attempt - 1), error=why)
 
 

@@ -29,12 +29,17 @@ from services.rl.errors import AtmrError, TrainingError
 from .loop import Loop, open_loop
 from .periods import Daily, Entry, Every, Job, job_of
 from .running import Body
-from .task_runs import StoppedError
+from .task_runs import NotNowError
 from .workplace import Workplace
 
 BACKEND: Final = Path(__file__).resolve().parents[2]
+ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Set to 1, they keep numerical libraries to one thread: processes share the cores already."""
+
 _END_S: Final = 10.0
 _TOLD: Final = 1_000
+NOT_NOW: Final = 75
+"""Exit code of a child that cannot do it now (EX_TEMPFAIL)."""
 
 
 class TrainingProcess:
@@ -54,23 +59,29 @@ class TrainingProcess:
 
         Raises:
             TrainingError: If it fails, or takes longer than the entry allows.
-            StoppedError: If `end` was called.
+            NotNowError: If `end` was called, or another trains at the moment.
         """
         loop = place.loop
         limit_s = job.entry.limit_s(loop.config.train_minutes)
         with tempfile.TemporaryDirectory(prefix="atmr-training-") as name:
             folder = Path(name)
             self._describe(folder / "job.json", loop, job)
+            environment = {
+                **os.environ,
+                **dict.fromkeys(ONE_THREAD, "1"),
+                **environment_of(loop.config),
+                "PYTHONPATH": str(BACKEND),
+                "ATMR_HOME": str(loop.home),
+            }
             with (folder / "log").open("wb") as log:
                 self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                     [sys.executable, "-m", __name__, str(folder / "job.json")],
                     cwd=BACKEND,
-                    env={**os.environ, **environment_of(loop.config), "PYTHONPATH": str(BACKEND),
-                         "ATMR_HOME": str(loop.home)},
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                )  # fmt: skip
+                )
                 if self._ended.is_set():  # told so while it was starting
                     self.end()
                 try:
@@ -79,10 +90,12 @@ class TrainingProcess:
                     self._kill()
                     raise TrainingError(f"it took longer than {limit_s / 60:.0f} minutes") from None
             if self._ended.is_set():
-                raise StoppedError
+                raise NotNowError("stopped by a person")
             if code != 0:
-                told = (folder / "log").read_text(errors="replace").strip()[-_TOLD:]
-                raise TrainingError(f"the training process ended with {code}: {told}")
+                said = (folder / "log").read_text(errors="replace").strip()[-_TOLD:]
+                if code == NOT_NOW:
+                    raise NotNowError(said)
+                raise TrainingError(f"the training process ended with {code}: {said}")
             result: dict[str, Any] = json.loads((folder / "result.json").read_text())
             return result
 
@@ -159,5 +172,8 @@ def main(path: Path) -> None:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
+    except NotNowError as error:
+        print(error)  # noqa: T201 - into the parent's file
+        sys.exit(NOT_NOW)
     except AtmrError as error:
         sys.exit(f"{error}")

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from models import Booking, Decision, Experiment, ExperimentEvent
 from routes.dashboard.words import _ALL, words_of
+from services.learning import task_runs
 
 from ..conftest import NOW, commit
 from .conftest import LATER, booked, dispatched, experiment, other
@@ -233,6 +234,31 @@ def test_models_are_promoted_and_rolled_back(manager):
     assert registry.alias(1, "champion") == "aaaaaaaaaaaa"
     page = manager.text("/models")
     assert "Contrôle réussi" in page and "bbbbbbbbbbbb → aaaaaaaaaaaa" in page
+
+
+def test_the_loop_tells_its_last_collection_its_last_verdict_and_what_was_given_up(manager):
+    page = manager.text("/models")
+    assert "Boucle d’apprentissage" in page and page.count("jamais") == 2
+    database, clock = manager.api.services.database, manager.api.clock
+
+    def begin(task, key, most=2):
+        return task_runs.begin(
+            database, clock, task, key, most_attempts=most, lease=timedelta(minutes=1)
+        )
+
+    task_runs.finish(begin("collection", "1/09:00"), {"put": 5})
+    task_runs.finish(begin("retraining", "1/2026-03-02"), {"registered": "bbbbbbbbbbbb"})
+    task_runs.finish(begin("retraining", "2/2026-03-02"), {"registered": "other-company"})
+    task_runs.fail(begin("report", "2026-03-01", 1), "disk full")
+    task_runs.fail(begin("collection", "2/09:00", 1), "of another company")
+    page = manager.text("/models")
+    assert "candidat bbbbbbbbbbbb" in page and "other-company" not in page
+    assert "1, en attente d’une personne" in page and "en retard" not in page
+    clock.advance(minutes=121)
+    task_runs.fail(begin("retraining", "1/2026-03-03"), "no")
+    manager.text("?lang=en")
+    page = manager.text("/models")
+    assert "failed, will be tried again" in page and "! late" in page
 
 
 def test_the_report_has_the_same_figures_as_a_page_a_file_and_a_table(manager):
