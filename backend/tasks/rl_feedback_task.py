@@ -39,3 +39,17 @@ def retrain_agent_daily(company_id: int | None = None, period: str | None = None
         State and verdict of the run; of several, by their keys.
     """
     return perform("retraining", company_id, period)
+
+
+@shared_task(name="tasks.rl_feedback_task.roll_out_models")
+def roll_out_models(company_id: int | None = None, period: str | None = None) -> dict[str, Any]:
+    """Promote, open up or take back what is due, for companies with ``ATMR_ROLLOUT=auto``.
+
+    Args:
+        company_id: Whose; None: all companies'.
+        period: Key of the hour; None: the present one.
+
+    Returns:
+        State and steps of the run; of several, by their keys.
+    """
+    return perform("rollout", company_id, period)

@@ -6,15 +6,25 @@ from typing import Final
 from services.learning.periods import TRAIN, Daily, Entry, Every
 
 SCHEDULE: Final[tuple[Entry, ...]] = (
-    # Every decision epoch: what is open is decided, guardrails are looked at.
+    # Every decision epoch: what is open is decided.
     Entry(
         name="tick", task="tasks.dispatch_tick.tick", cadence=Every(None), look_s=15.0,
         skip_late=True, alone=True, limit_min=5.0,
+    ),
+    # And guardrails are looked at, of all experiments: companies that share one are weighed together.
+    Entry(
+        name="guardrails", task="tasks.dispatch_tick.guardrails", cadence=Every(None),
+        look_s=15.0, per_company=False, skip_late=True, limit_min=5.0,
     ),
     # Every hour: decisions and their outcomes become experiences.
     Entry(
         name="collection", task="tasks.rl_feedback_task.collect_production_experiences",
         cadence=Every(60.0), alone=True, limit_min=30.0,
+    ),
+    # What a person would do with candidates and stopped arms, for companies that ask for it.
+    Entry(
+        name="rollout", task="tasks.rl_feedback_task.roll_out_models", cadence=Every(60.0),
+        alone=True,
     ),
     # In the night: yesterday in numbers, before anything of it may go.
     Entry(

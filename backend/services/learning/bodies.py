@@ -10,12 +10,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from models.database_url import reason
 from services.dispatching.fates import DispatchError, Epoch
 from services.dispatching.tick import dispatch_open_bookings
-from services.rl.errors import AtmrError
 
 from . import task_runs
 from .daily_report import report_day
@@ -30,30 +26,30 @@ _RUNS_KEPT: Final = timedelta(days=7)
 
 
 def tick(place: Workplace, job: Job) -> dict[str, Any]:
-    """Decide what is open for a company, then look at its guardrails, dispatched or not.
+    """Decide what is open for a company.
 
     Raises:
-        AtmrError: If one of the two failed; the other was done.
+        DispatchError: If it could not be.
     """
-    company_id = _company(job)
-    counted = dispatch_open_bookings(place.dispatcher(), [company_id])
-    problems = [f"not dispatched: {why}" for why in counted.failed.values()]
-    breach = None
-    try:
-        breach = place.watch(company_id).look(place.loop.clock.now())
-    except (AtmrError, SQLAlchemyError) as error:
-        told = reason(error) if isinstance(error, SQLAlchemyError) else str(error)
-        problems.append(f"guardrails not looked at: {told}")
-    if breach is not None:
-        logger.warning("company %d: the learned arm was stopped: %s", company_id, breach)
-    if problems:
-        raise DispatchError("; ".join(problems))
+    counted = dispatch_open_bookings(place.dispatcher(), [_company(job)])
+    for why in counted.failed.values():
+        raise DispatchError(why)
     return {
         "assigned": counted.assigned,
         "overdue": counted.overdue,
         "decisions": sum(_count(epoch) for epoch in counted.epochs),
-        "stopped": None if breach is None else str(breach),
+        "released": len(counted.released),
     }
+
+
+def guard(place: Workplace, _job: Job) -> dict[str, Any]:
+    """Look at the guardrails of all experiments, whether companies were dispatched or not."""
+    breaches = place.watches.look(place.companies(), place.loop.clock.now())
+    for company_id, breach in breaches.items():
+        whose = "default experiment" if company_id is None else f"company {company_id}"
+        logger.warning("%s: the learned arm was stopped: %s", whose, breach.words)
+    stopped = {"default" if c is None else str(c): b.words for c, b in breaches.items()}
+    return {"stopped": stopped} if stopped else {}
 
 
 def collect(place: Workplace, job: Job) -> dict[str, Any]:
@@ -89,6 +85,14 @@ def retrain(place: Workplace, job: Job) -> dict[str, Any]:
     }
 
 
+def roll(place: Workplace, job: Job) -> dict[str, Any]:
+    """Promotion, shadow, rollback: what is due for a company's models, where it asks for that."""
+    from .rollout import experiment_answer, roll_out
+
+    steps = roll_out(place.loop, _company(job), experiment_answer)
+    return {"steps": [step.to_json() for step in steps]} if steps else {}
+
+
 def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:
     """Delete what is older than the settings keep, and runs that ended a week ago."""
     loop = place.loop
@@ -102,8 +106,10 @@ def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:
 
 BODIES: Final[Mapping[str, Body]] = {
     "tick": tick,
+    "guardrails": guard,
     "collection": collect,
     "retraining": retrain,
+    "rollout": roll,
     "purge": clear_away,
     "report": report_day,
 }

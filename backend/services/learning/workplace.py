@@ -10,7 +10,7 @@ from clock import Clock, SystemClock
 from services.dispatching.desk import Desk
 from services.dispatching.dispatcher import Dispatcher
 from services.dispatching.tick import companies
-from services.dispatching.watch import Watch
+from services.dispatching.watch import Watches
 
 from .loop import Loop
 from .periods import Calendar
@@ -28,6 +28,7 @@ class Workplace:
         loop: As given.
         machine: As given.
         calendar: Turns instants into periods.
+        watches: Of the guardrails; they find their evidence in the database.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class Workplace:
         self.loop = loop
         self.machine = machine or SystemClock()
         self.calendar = Calendar(loop.config.zone, float(loop.scenario.rules.epoch_min))
+        self.watches = Watches(loop.database, loop.scenario.rules)
         self._give = dispatcher or self._make
         self._dispatcher: Dispatcher | None = None
-        self._watches: dict[int, Watch] = {}
         self._lock = threading.Lock()
 
     def companies(self) -> list[int]:
@@ -55,15 +56,6 @@ class Workplace:
             if self._dispatcher is None:
                 self._dispatcher = self._give()
         return self._dispatcher
-
-    def watch(self, company_id: int) -> Watch:
-        """Who watches a company's guardrails in this process; it rebuilds its evidence itself."""
-        with self._lock:
-            if company_id not in self._watches:
-                self._watches[company_id] = Watch(
-                    self.loop.database, [company_id], self.loop.scenario.rules
-                )
-            return self._watches[company_id]
 
     def _make(self) -> Dispatcher:
         loop = self.loop

@@ -118,24 +118,25 @@ def test_the_purge_keeps_what_the_settings_keep(place):
     assert counts["decision"] == counts["fleet_snapshot"] == 1 and decisions() == 0
 
 
-def test_a_tick_that_cannot_dispatch_still_looks_at_the_guardrails_and_says_both(
-    place, monkeypatch
-):
+def test_a_tick_that_cannot_dispatch_says_why(place, monkeypatch):
     job = job_for(place, "tick")
     monkeypatch.setattr(
         "services.learning.bodies.dispatch_open_bookings",
-        lambda *_: type("T", (), {"failed": {3: "busy"}, "epochs": (), "assigned": 0})(),
+        lambda *_: Tick((), {3: "busy"}),
     )
     monkeypatch.setattr(place, "dispatcher", lambda: None)
-
-    class Watch:
-        def look(self, now):
-            raise AtmrError("no evidence")
-
-    monkeypatch.setattr(place, "watch", lambda _: Watch())
     outcome = carry_out(place, job, BODIES["tick"])
-    assert outcome.state == "failed"
-    assert outcome.error == "not dispatched: busy; guardrails not looked at: no evidence"
+    assert (outcome.state, outcome.error) == ("failed", "busy")
+
+
+def test_guardrails_are_looked_at_whoever_was_dispatched_and_a_breach_is_told(place, monkeypatch):
+    job = job_for(place, "guardrails")
+    assert carry_out(place, job, BODIES["guardrails"]).result == {}
+    breach = Breach("late", place.loop.clock.now(), "Too late.", 0.5, 0.1, 0.02, 1e9, 300.0)
+    place.loop.clock.advance(minutes=5)
+    monkeypatch.setattr(place.watches, "look", lambda companies, now: {None: breach, 7: breach})
+    outcome = carry_out(place, job_for(place, "guardrails"), BODIES["guardrails"])
+    assert outcome.result == {"stopped": {"default": "Too late.", "7": "Too late."}}
 
 
 @pytest.mark.parametrize("state", ["begun twice", "stale"])
