@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from services.rl.experiments.attribution import RECOMMENDED_BLOCK_MIN
 from services.rl.experiments.config import UnitKind
 
 from .arm_ratios import Estimate, Moments, arm_estimate, half_width
@@ -39,10 +40,6 @@ KPIS: Final[dict[Kpi, tuple[str, str]]] = {
     "late_min": ("late_min", "served"),
 }
 """Each a ratio of two sums over an arm's units: numerator, denominator."""
-
-CARRY_OVER_BELOW_MIN: Final = 60
-"""Blocks shorter than this begin with the other arm's queues for much of their length; measured
-by ``scripts/rl/check_experiments.py --bias``."""
 
 
 @dataclass(frozen=True)
@@ -400,7 +397,7 @@ def _notes(config: ReportConfig) -> tuple[Note, ...]:
     notes: list[Note] = []
     if config.unit == UnitKind.BOOKING:
         notes.append("shared_fleet")
-    short = config.block_min is not None and config.block_min < CARRY_OVER_BELOW_MIN
+    short = config.block_min is not None and config.block_min < RECOMMENDED_BLOCK_MIN
     if config.unit == UnitKind.SWITCHBACK and short:
         notes.append("carry_over")
     if config.stay:
