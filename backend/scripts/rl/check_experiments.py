@@ -218,7 +218,9 @@ def _power(
     played = Trial(trial.demand, trial.unit, longest, trial.block_min, trial.share, gain)
     results = [
         play_experiment(played, first + i)
-        for i in progress(range(options.power), label=name, quiet=options.quiet, total=options.power)
+        for i in progress(
+            range(options.power), label=name, quiet=options.quiet, total=options.power
+        )
     ]
     found = _found_by(results, days)
     half = _found_by(results, days / 2)

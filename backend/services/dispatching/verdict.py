@@ -178,7 +178,7 @@ def _by_block(
                 ExperimentUnit.unit.in_(names[i : i + _CHUNK]),
             )
         )
-        arms |= {unit: arm for unit, arm in drawn}
+        arms |= {row.unit: row.arm for row in drawn}
     return [(unit, arms[unit], o) for unit, o in placed if unit in arms]
 
 

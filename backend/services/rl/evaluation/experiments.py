@@ -9,7 +9,7 @@ likely than `RATIO_P` blocks the verdict. Guardrails have their own evidence
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -122,7 +122,7 @@ class ArmReport:
 
     units: int
     bookings: int
-    kpis: dict[str, Estimate | None]
+    kpis: Mapping[Kpi, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class ExperimentReport:
     answer: Answer
     unit: str
     arms: dict[str, ArmReport]
-    differences: dict[str, Estimate | None]
+    differences: Mapping[Kpi, Estimate | None]
     ratio: SampleRatio
     outlook: Outlook
     alpha: float
@@ -337,7 +337,7 @@ def _outlook(
     valid = fixed = None
     if config.days and 0 < both.ratio < 1 and 0 < config.share < 1 and _askable(both, config):
         rate, effect = control.ratio if control.d else both.ratio, config.effect
-        if 0 < rate and rate + effect < 1:
+        if rate > 0 and rate + effect < 1:
             answered = days_needed(
                 Question(
                     rate, effect, both.d / config.days, per_unit, both.size_cv2, icc,
@@ -385,7 +385,7 @@ def _more_units(
     low, high = units, units + 1
     while wide(high):
         low, high = high, 2 * high
-        if config.days and high * config.days / units > MOST_DAYS or high > 1e7:
+        if (config.days and high * config.days / units > MOST_DAYS) or high > 1e7:
             return None
     while high - low > 1:
         middle = (low + high) // 2

@@ -14,12 +14,12 @@ from typing import Final
 import numpy as np
 
 from services.rl.experiments.attribution import attributed_at, burns_in
-from services.rl.experiments.config import UnitKind, block_start
+from services.rl.experiments.config import block_start
 from services.rl.experiments.units import BUCKETS, bucket, unit_of
 from services.rl.simulation.types import BoolArray, FloatArray
 
 from .paired import Estimate, estimate
-from .shared_fleet import ARM_OF_DESIGN, COLUMNS, OPENS, Design
+from .shared_fleet import ARM_OF_DESIGN, COLUMNS, OPENS, ZONE, Design
 
 PROMISED, CREATED, _DECIDED, LEARNED, GOOD, _UNSERVED, _WAIT = range(len(COLUMNS))
 MIRRORED: Final = "~"
@@ -62,9 +62,48 @@ class BiasReport:
         return next(b for b in self.biases if (b.design, b.counting) == (design, counting))
 
 
-Counting = Callable[[FloatArray, Design, int, bool, int], tuple[FloatArray, BoolArray]]
-"""Of a day's table, design, day, whether mirrored, and the arms' seed: each booking's arm (0, 1;
-`shared_fleet.NOBODY`), and whether it counts."""
+@dataclass(frozen=True)
+class PlayedDay:
+    """One day of one design, as it is counted.
+
+    Attributes:
+        table: ``(B, len(COLUMNS))``.
+        design: How it was split.
+        day: Which.
+        mirrored: Whether every unit was in the other arm.
+        seed: With which arms were drawn.
+    """
+
+    table: FloatArray
+    design: Design
+    day: int
+    mirrored: bool
+    seed: int
+
+    @property
+    def all(self) -> BoolArray:
+        """Every booking counts."""
+        return np.ones(len(self.table), dtype=np.bool_)
+
+    def attributed(self) -> list[datetime]:
+        """The moment to which each booking belongs."""
+        return [attributed_at(_moment(row[PROMISED]), _moment(row[CREATED])) for row in self.table]
+
+    def arms(self, times: Sequence[datetime]) -> FloatArray:
+        """The arm of the block of each moment, by the hash that drew it, ``(B,)``."""
+        config = self.design.config(self.day, self.seed)
+        known: dict[datetime, float] = {}
+        for at in times:
+            begins = block_start(at, config.block_min)
+            if begins not in known:
+                unit = unit_of(config, booking_id="", company_id=1, zone=ZONE, at=begins)
+                drawn = bucket(config.salt, config.name, unit) < round(config.rl_share * BUCKETS)
+                known[begins] = float(drawn != self.mirrored)
+        return np.array([known[block_start(at, config.block_min)] for at in times])
+
+
+Counting = Callable[[PlayedDay], tuple[FloatArray, BoolArray]]
+"""Each booking's arm (0, 1; `shared_fleet.NOBODY`), and whether it counts."""
 
 
 def measure_bias(days: Mapping[int, DayTables], seed: int = 0) -> BiasReport:
@@ -108,14 +147,12 @@ def _truth(tables: DayTables) -> list[float]:
     ]
 
 
-def _sums(
-    tables: DayTables, design: Design, day: int, rule: Counting, seed: int
-) -> FloatArray:
+def _sums(tables: DayTables, design: Design, day: int, rule: Counting, seed: int) -> FloatArray:
     """Good and all bookings of the learned arm, good and all of the heuristic; both mirrors."""
     sums = np.zeros(4)
     for mirrored in (False, True):
         table = tables[design.name + (MIRRORED if mirrored else "")]
-        arm, counts = rule(table, design, day, mirrored, seed)
+        arm, counts = rule(PlayedDay(table, design, day, mirrored, seed))
         for place, which in ((0, 1.0), (2, 0.0)):
             chosen = counts & (arm == which)
             sums[place] += table[chosen, GOOD].sum()
@@ -135,49 +172,37 @@ def _difference(sums: FloatArray) -> tuple[float, FloatArray, tuple[float, float
 # --- ways to count -----------------------------------------------------------------------------
 
 
-def as_decided(
-    table: FloatArray, design: Design, day: int, mirrored: bool, seed: int
-) -> tuple[FloatArray, BoolArray]:
+def as_decided(played: PlayedDay) -> tuple[FloatArray, BoolArray]:
     """Each booking to the arm that decided it last."""
-    return table[:, LEARNED], np.ones(len(table), dtype=np.bool_)
+    return played.table[:, LEARNED], played.all
 
 
-def as_promised(
-    table: FloatArray, design: Design, day: int, mirrored: bool, seed: int
-) -> tuple[FloatArray, BoolArray]:
+def as_promised(played: PlayedDay) -> tuple[FloatArray, BoolArray]:
     """Each booking to the block of its promise."""
-    times = [_moment(row[PROMISED]) for row in table]
-    return _arms(design, day, mirrored, seed, times), np.ones(len(table), dtype=np.bool_)
+    return played.arms([_moment(row[PROMISED]) for row in played.table]), played.all
 
 
-def as_attributed(
-    table: FloatArray, design: Design, day: int, mirrored: bool, seed: int
-) -> tuple[FloatArray, BoolArray]:
+def as_attributed(played: PlayedDay) -> tuple[FloatArray, BoolArray]:
     """By `attribution.attributed_at`, nothing left out."""
-    arms = _arms(design, day, mirrored, seed, _attributed(table))
-    return arms, np.ones(len(table), dtype=np.bool_)
+    return played.arms(played.attributed()), played.all
 
 
-def as_reported(
-    table: FloatArray, design: Design, day: int, mirrored: bool, seed: int
-) -> tuple[FloatArray, BoolArray]:
+def as_reported(played: PlayedDay) -> tuple[FloatArray, BoolArray]:
     """As experiments are reported: by `attribution`, without what burns in."""
-    times, block_min = _attributed(table), design.block_min or 0
+    times, block_min = played.attributed(), played.design.block_min or 0
     counts = np.array([not burns_in(at, block_min) for at in times], dtype=np.bool_)
-    return _arms(design, day, mirrored, seed, times), counts
+    return played.arms(times), counts
 
 
-def after_the_same(
-    table: FloatArray, design: Design, day: int, mirrored: bool, seed: int
-) -> tuple[FloatArray, BoolArray]:
+def after_the_same(played: PlayedDay) -> tuple[FloatArray, BoolArray]:
     """By `attribution.attributed_at`, of blocks that follow one of the same arm.
 
     The estimator for carry-over of one block of Bojinov, Simchi-Levi and Zhao (2023).
     """
-    times = _attributed(table)
-    before = [at - timedelta(minutes=design.block_min or 0) for at in times]
-    arms = _arms(design, day, mirrored, seed, times)
-    return arms, arms == _arms(design, day, mirrored, seed, before)
+    times = played.attributed()
+    before = [at - timedelta(minutes=played.design.block_min or 0) for at in times]
+    arms = played.arms(times)
+    return arms, arms == played.arms(before)
 
 
 SWITCHBACK_COUNTINGS: Final[dict[str, Counting]] = {
@@ -191,23 +216,3 @@ SWITCHBACK_COUNTINGS: Final[dict[str, Counting]] = {
 
 def _moment(minute: float) -> datetime:
     return OPENS + timedelta(minutes=float(minute))
-
-
-def _attributed(table: FloatArray) -> list[datetime]:
-    return [attributed_at(_moment(row[PROMISED]), _moment(row[CREATED])) for row in table]
-
-
-def _arms(
-    design: Design, day: int, mirrored: bool, seed: int, times: Sequence[datetime]
-) -> FloatArray:
-    """The arm of the block of each moment, by the hash that drew it, ``(B,)``."""
-    config = design.config(day, seed)
-    assert config.unit == UnitKind.SWITCHBACK
-    known: dict[datetime, float] = {}
-    for at in times:
-        begins = block_start(at, config.block_min)
-        if begins not in known:
-            unit = unit_of(config, booking_id="", company_id=1, zone="0.0", at=begins)
-            drawn = bucket(config.salt, config.name, unit) < round(config.rl_share * BUCKETS)
-            known[begins] = float(drawn != mirrored)
-    return np.array([known[block_start(at, config.block_min)] for at in times])

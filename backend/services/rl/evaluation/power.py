@@ -107,7 +107,11 @@ class Question:
             share=fields.get("share", 0.5),
             effect=_within(history.ratio, fields.get("effect", 0.03)),
         )
-        return replace(question, **{k: v for k, v in fields.items() if k in ("alpha", "power")})
+        return replace(
+            question,
+            alpha=fields.get("alpha", question.alpha),
+            power=fields.get("power", question.power),
+        )
 
     def variance(self) -> float:
         """Of the arms' difference, times the number of units (those that arrive)."""

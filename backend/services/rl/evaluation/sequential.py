@@ -1,5 +1,4 @@
-"""What may be looked at as often as one likes: confidence sequences, looks that share an alpha,
-and the sample ratio.
+"""What may be looked at as often as one likes: differences of arms, and the sample ratio.
 
 People look at a dashboard all day. An ordinary interval, read whenever it pleases, misses its
 promise: of A/A experiments looked at daily, far more than one in twenty is called at some time.
@@ -25,7 +24,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from services.rl.simulation.types import FloatArray
+from services.rl.simulation.types import BoolArray
 
 ENOUGH_UNITS: Final = 30
 """Units per arm, of those that arrive, before the normal approximation is trusted."""
@@ -74,10 +73,10 @@ def looks_until(days: float) -> int:
 
 def look_day(look: int) -> int:
     """After how many days the k-th look (from 1) at units that stay is due."""
-    return FIRST_LOOK_DAYS * 2 ** (look - 1)
+    return FIRST_LOOK_DAYS << (look - 1)
 
 
-def ratio_p(learned: Sequence[bool] | FloatArray, share: float) -> float:
+def ratio_p(learned: Sequence[bool] | BoolArray, share: float) -> float:
     """Probability, at all looks together, of a split at least as odd as this.
 
     A Beta-binomial martingale against the share that was set (Lindon and Malek 2022, "Anytime-valid

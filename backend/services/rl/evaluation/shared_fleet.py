@@ -16,8 +16,15 @@ import numpy as np
 
 from services.rl.ab_dispatcher import ABDispatcher
 from services.rl.experiments.arms import PolicyArm
-from services.rl.experiments.config import HEURISTIC, RL, ExperimentConfig, MemoryExperiment, Mode
-from services.rl.experiments.units import MemoryUnits, UnitArm, draw
+from services.rl.experiments.config import (
+    HEURISTIC,
+    RL,
+    ExperimentConfig,
+    MemoryExperiment,
+    Mode,
+    UnitKind,
+)
+from services.rl.experiments.units import MemoryUnits, UnitArm
 from services.rl.policies.registry import make_policy
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.scenarios import Scenario
@@ -27,6 +34,9 @@ OPENS: Final = datetime(2026, 3, 2, 8, tzinfo=UTC)
 """When the simulated day's minute 0 is; on the boundary of every block length."""
 
 NOBODY: Final = -1.0
+
+ZONE: Final = "0.0"
+"""The one zone that there is: within a block one policy has the whole fleet."""
 
 COLUMNS: Final = (
     "promised_min", "created_min", "decided_min", "learned", "good", "unserved", "wait_min",
@@ -60,7 +70,7 @@ class Design:
     def config(self, day: int, seed: int) -> ExperimentConfig:
         """The experiment of one day; each day draws anew."""
         share = ARM_OF_DESIGN.get(self.name, 0.5)
-        unit = "booking" if self.name == "booking" else "switchback"
+        unit = UnitKind.BOOKING if self.name == "booking" else UnitKind.SWITCHBACK
         return ExperimentConfig(
             name="shared-fleet",
             company_id=1,
@@ -69,7 +79,7 @@ class Design:
             salt=f"{seed}-{day}",
             rl_share=share,
             block_min=self.block_min or 1440,
-            zone_km=1000.0,  # one zone: within a block one policy has the whole fleet
+            zone_km=1000.0,
         )
 
 
@@ -147,4 +157,6 @@ def _table(engine: Engine, decided: dict[int, tuple[float, float, bool]]) -> Flo
         history["promised_min"], history["created_min"], [d[0] for d in last],
         [d[1] for d in last], good, ~served, wait,
     ]  # fmt: skip
-    return np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1)[due]
+    table: FloatArray = np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1)
+    chosen: FloatArray = table[due]
+    return chosen

@@ -166,8 +166,10 @@ def _units(trial: Trial, seed: int) -> _Units:
     drawn = arm
     if trial.unit == UnitKind.COMPANY:
         drawn = np.array([learned[company_of == c][0] for c in np.unique(company_of)])
-    sums = np.bincount(code, good), np.bincount(code).astype(float)
-    return _Units(*sums, arm, block[first] + settle, company_of[first], drawn)
+    size = np.bincount(code).astype(np.float64)
+    return _Units(
+        np.bincount(code, good.astype(np.float64)), size, arm, block[first] + settle, company_of[first], drawn
+    )
 
 
 def _arms(

@@ -27,7 +27,6 @@ DAY_SIGMA, HOUR_SIGMA, COMPANY_SIGMA = 0.7, 0.5, 0.4
 """Of a day's, an hour's and a company's luck: what is added to the log odds of a bad outcome."""
 
 
-
 @dataclass(frozen=True)
 class Demand:
     """Who takes part in an experiment.
