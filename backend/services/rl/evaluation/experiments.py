@@ -11,6 +11,7 @@ likely than `RATIO_P` blocks the verdict. Guardrails have their own evidence
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -216,8 +217,7 @@ def report(units: Sequence[UnitOutcomes], config: ReportConfig) -> ExperimentRep
         config: How they were drawn.
     """
     units = [u for u in units if u.bookings]
-    arms = [[u for u in units if u.learned is learned] for learned in (False, True)]
-    moments = {kpi: (kpi_moments(arms[0], kpi), kpi_moments(arms[1], kpi)) for kpi in KPIS}
+    moments = _moments(units)
     control, learned = moments["on_time"]
     counted = (int(control.d), int(learned.d))
     ratio = _ratio(units, config)
@@ -246,13 +246,18 @@ def report(units: Sequence[UnitOutcomes], config: ReportConfig) -> ExperimentRep
     )
 
 
-def kpi_moments(units: Sequence[UnitOutcomes], kpi: Kpi) -> Moments:
-    """Sums of one arm's units for one KPI."""
-    up, over = KPIS[kpi]
-    return Moments.of(
-        np.array([getattr(u, up) for u in units], dtype=np.float64),
-        np.array([getattr(u, over) for u in units], dtype=np.float64),
-    )
+def _moments(units: Sequence[UnitOutcomes]) -> dict[Kpi, tuple[Moments, Moments]]:
+    """Sums of both arms (heuristic, learned), by KPI."""
+    names = sorted({name for pair in KPIS.values() for name in pair})
+    read = attrgetter("learned", *names)
+    table = np.array([read(u) for u in units], dtype=np.float64).reshape(-1, 1 + len(names))
+    arms = [table[table[:, 0] == which, 1:] for which in (0.0, 1.0)]
+    column = {name: i for i, name in enumerate(names)}
+    sums = [
+        {kpi: Moments.of(arm[:, column[up]], arm[:, column[of]]) for kpi, (up, of) in KPIS.items()}
+        for arm in arms
+    ]
+    return {kpi: (sums[0][kpi], sums[1][kpi]) for kpi in KPIS}
 
 
 def call(

@@ -166,9 +166,15 @@ def _units(trial: Trial, seed: int) -> _Units:
     drawn = arm
     if trial.unit == UnitKind.COMPANY:
         drawn = np.array([learned[company_of == c][0] for c in np.unique(company_of)])
-    size = np.bincount(code).astype(np.float64)
+    on_time: FloatArray = np.bincount(code, good).astype(np.float64)
+    size: FloatArray = np.bincount(code).astype(np.float64)
     return _Units(
-        np.bincount(code, good.astype(np.float64)), size, arm, block[first] + settle, company_of[first], drawn
+        on_time,
+        size,
+        arm,
+        block[first] + settle,
+        company_of[first],
+        drawn,
     )
 
 
