@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from services.rl.errors import UsageError
 from services.rl.experiments.attribution import attributed_at, burns_in
 from services.rl.experiments.config import block_start
 from services.rl.experiments.units import BUCKETS, bucket, unit_of
@@ -112,6 +113,9 @@ def measure_bias(days: Mapping[int, DayTables], seed: int = 0) -> BiasReport:
     Args:
         days: Tables by day.
         seed: With which arms were drawn.
+
+    Raises:
+        UsageError: If a design, as it is counted, leaves an arm without bookings.
     """
     order = sorted(days)
     truth_sums = np.array([_truth(days[day]) for day in order])
@@ -163,6 +167,8 @@ def _sums(tables: DayTables, design: Design, day: int, rule: Counting, seed: int
 def _difference(sums: FloatArray) -> tuple[float, FloatArray, tuple[float, float]]:
     """Difference of two ratios of sums over days, each day's linearised part, the two ratios."""
     total = sums.mean(axis=0)
+    if not (total[1] > 0 and total[3] > 0):
+        raise UsageError("no booking in one of the arms: play more days")
     learned, control = total[0] / total[1], total[2] / total[3]
     residual = (sums[:, 0] - learned * sums[:, 1]) / total[1]
     residual = residual - (sums[:, 2] - control * sums[:, 3]) / total[3]

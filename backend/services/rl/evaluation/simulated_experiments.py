@@ -132,17 +132,17 @@ def _units(trial: Trial, seed: int) -> _Units:
     per_day = int(_SERVICE_MIN) // trial.block_min
     rows: list[FloatArray] = []
     for day in range(trial.days):
-        common = rng.normal(0, DAY_SIGMA)
-        for company in range(demand.companies):
-            hours = rng.normal(0, HOUR_SIGMA, int(SERVICE_H))
-            count = rng.poisson(demand.bookings_per_day)
-            minute = np.sort(rng.uniform(0, _SERVICE_MIN, count))
-            luck = common + company_luck[company] + hours[(minute / 60).astype(int)]
-            bad = shifted_odds(demand.late_rate, luck) + shifted_odds(demand.unserved_rate, luck)
-            zone = rng.integers(0, demand.zones, count)
-            lag, dice = rng.uniform(20, SETTLE_MIN, count), rng.random(count)
-            key = np.arange(count), zone, np.full(count, company), np.full(count, day)
-            rows.append(np.stack([minute, bad, lag, dice, *key], axis=1))
+        hours = rng.normal(0, HOUR_SIGMA, (demand.companies, int(SERVICE_H)))
+        hours += rng.normal(0, DAY_SIGMA) + company_luck[:, None]
+        counts = rng.poisson(demand.bookings_per_day, demand.companies)
+        count, company = int(counts.sum()), np.repeat(np.arange(demand.companies), counts)
+        minute = rng.uniform(0, _SERVICE_MIN, count)
+        luck = hours[company, (minute / 60).astype(np.int64)]
+        bad = shifted_odds(demand.late_rate, luck) + shifted_odds(demand.unserved_rate, luck)
+        zone = rng.integers(0, demand.zones, count)
+        lag, dice = rng.uniform(20, SETTLE_MIN, count), rng.random(count)
+        key = np.arange(count), zone, company, np.full(count, day)
+        rows.append(np.stack([minute, bad, lag, dice, *key], axis=1))
     table = np.concatenate(rows)
     minute, bad, lag, dice = table[:, :4].T
     index, zone, company_of, day_of = table[:, 4:].astype(np.int64).T
@@ -196,19 +196,16 @@ def _arms(
     else:
         block = (minute // trial.block_min).astype(np.int64)
         keys = np.stack([day * 1000 + block, company, zone], axis=1)
-    known: dict[tuple[int, ...], bool] = {}
-    arms = np.empty(len(keys), dtype=np.bool_)
-    for i, key in enumerate(map(tuple, keys.tolist())):
-        arm = known.get(key)
-        if arm is None:
-            at = MONDAY + timedelta(days=int(day[i]), minutes=float(minute[i]))
-            name = unit_of(
-                config, booking_id=f"{day[i]}-{company[i]}-{index[i]}",
-                company_id=int(company[i]), zone=int(zone[i]), at=at,
-            )  # fmt: skip
-            arm = known[key] = bucket(config.salt, config.name, name) < limit
-        arms[i] = arm
-    return arms
+    _keys, first, code = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    arms = np.empty(len(first), dtype=np.bool_)
+    for n, i in enumerate(first.tolist()):
+        at = MONDAY + timedelta(days=int(day[i]), minutes=float(minute[i]))
+        name = unit_of(
+            config, booking_id=f"{day[i]}-{company[i]}-{index[i]}",
+            company_id=int(company[i]), zone=int(zone[i]), at=at,
+        )  # fmt: skip
+        arms[n] = bucket(config.salt, config.name, name) < limit
+    return arms[code.reshape(-1)]
 
 
 def _looks(trial: Trial, units: _Units) -> Iterator[tuple[float, int | None, Moments, Moments]]:
