@@ -7,9 +7,8 @@ false; otherwise the learned arm has fewer bad outcomes, by a known number of po
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -100,8 +99,8 @@ def play_experiment(trial: Trial, seed: int) -> Result:
 
 
 def history(trial: Trial, seed: int) -> Moments:
-    """On time over bookings by unit, of as many days without an experiment."""
-    units = _units(trial, seed)
+    """On time over bookings by unit, of the same companies' days before, without an effect."""
+    units = _units(replace(trial, gain=0.0), seed, before=True)
     if trial.unit == UnitKind.COMPANY:
         good = np.bincount(units.company, units.good)
         return Moments.of(good, np.bincount(units.company, units.bookings))
@@ -120,15 +119,18 @@ class _Units:
     drawn: BoolArray  # by unit: of companies one each
 
 
-def _units(trial: Trial, seed: int) -> _Units:
-    """Draw the bookings of all days and count them by unit."""
-    rng = np.random.default_rng(seed)
+def _units(trial: Trial, seed: int, *, before: bool = False) -> _Units:
+    """Draw the bookings of all days and count them by unit.
+
+    Companies are the seed's; ``before`` gives other days of theirs.
+    """
+    rng = np.random.default_rng([seed, 1 + before])
     config = ExperimentConfig(
         name="simulated", mode=Mode.AB, unit=trial.unit, salt=f"trial-{seed}",
         block_min=trial.block_min, rl_share=trial.share,
     )  # fmt: skip
     demand = trial.demand
-    company_luck = rng.normal(0, COMPANY_SIGMA, demand.companies)
+    company_luck = np.random.default_rng([seed, 0]).normal(0, COMPANY_SIGMA, demand.companies)
     per_day = int(_SERVICE_MIN) // trial.block_min
     rows: list[FloatArray] = []
     for day in range(trial.days):
@@ -138,7 +140,7 @@ def _units(trial: Trial, seed: int) -> _Units:
         count, company = int(counts.sum()), np.repeat(np.arange(demand.companies), counts)
         minute = rng.uniform(0, _SERVICE_MIN, count)
         luck = hours[company, (minute / 60).astype(np.int64)]
-        bad = shifted_odds(demand.late_rate, luck) + shifted_odds(demand.unserved_rate, luck)
+        bad = _bad(demand, luck)
         zone = rng.integers(0, demand.zones, count)
         lag, dice = rng.uniform(20, SETTLE_MIN, count), rng.random(count)
         key = np.arange(count), zone, company, np.full(count, day)
@@ -148,8 +150,9 @@ def _units(trial: Trial, seed: int) -> _Units:
     index, zone, company_of, day_of = table[:, 4:].astype(np.int64).T
     block = day_of * per_day + (minute // trial.block_min).astype(np.int64)
     learned = _arms(config, index, zone, company_of, day_of, minute, trial)
-    factor = 1 - trial.gain / usual_bad_rate(demand.late_rate, demand.unserved_rate)
-    good = dice >= bad * np.where(learned, factor, 1.0)
+    # Each company gains the same number of points, whatever its own usual share.
+    factor = np.maximum(0.0, 1 - trial.gain / _usual_bad(demand, company_luck))
+    good = dice >= bad * np.where(learned, factor[company_of], 1.0)
     if trial.unit == UnitKind.BOOKING:
         known = np.minimum(minute + lag, _SERVICE_MIN - 1e-6)  # the day's last look is its end
         look = day_of * per_day + (known // trial.block_min).astype(np.int64)
@@ -238,11 +241,15 @@ def _looks(trial: Trial, units: _Units) -> Iterator[tuple[float, int | None, Mom
         yield (float(at[i]) + 1) / per_day, None, control, treated
 
 
-@lru_cache
-def usual_bad_rate(late_rate: float, unserved_rate: float) -> float:
-    """Mean share not on time: luck moves log odds, and so the mean share."""
-    spread = np.sqrt(DAY_SIGMA**2 + HOUR_SIGMA**2 + COMPANY_SIGMA**2)
+def _bad(demand: Demand, luck: FloatArray) -> FloatArray:
+    """Probability of being late or unserved."""
+    both = shifted_odds(demand.late_rate, luck) + shifted_odds(demand.unserved_rate, luck)
+    return np.minimum(1.0, both)
+
+
+def _usual_bad(demand: Demand, company_luck: FloatArray) -> FloatArray:
+    """Mean of it over a company's days and hours, ``(C,)``: luck moves log odds, so the mean."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(41)
-    luck = np.asarray(nodes * spread)
-    bad = shifted_odds(late_rate, luck) + shifted_odds(unserved_rate, luck)
-    return float(bad @ weights / weights.sum())
+    luck = company_luck[:, None] + nodes * np.hypot(DAY_SIGMA, HOUR_SIGMA)
+    usual: FloatArray = _bad(demand, luck) @ weights / weights.sum()
+    return usual
