@@ -46,7 +46,7 @@ class Experiment(Base):
     unit: Mapped[str] = mapped_column(String(15), default="booking")
     salt: Mapped[str] = mapped_column(String(64))
     rl_share: Mapped[float] = mapped_column(default=0.5)
-    block_min: Mapped[int] = mapped_column(default=30)
+    block_min: Mapped[int] = mapped_column(default=60)
     epsilon: Mapped[float] = mapped_column(default=0.0)
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     stop_reason: Mapped[str | None] = mapped_column(String(200))

@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 from access import Caller
 from extensions import services
 from models import Experiment, ExperimentEvent, ExperimentUnit
+from services.dispatching.verdict import judge_experiment
+from services.rl.experiments.attribution import RECOMMENDED_BLOCK_MIN
+from services.rl.experiments.config import DAY_MIN
 
 from .operation import ApiBlueprint, Reply
 from .problems import Problem, not_found
@@ -21,12 +24,25 @@ experiments = ApiBlueprint("experiments", tag="Experiments")
 
 # In an address, as in our tables: a code.
 NAME = r"^[a-z0-9][a-z0-9_-]{0,59}$"
+_REPORTED = (
+    "answer", "unit", "arms", "differences", "ratio", "outlook", "alpha", "margin", "breaches",
+    "notes",
+)  # fmt: skip
 _SETTINGS = ("mode", "unit", "rl_share", "block_min", "epsilon", "guardrails", "webhook_url")
 
 
 def _web_address(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"https?://[A-Za-z0-9.\-]+(:\d{1,5})?(/\S*)?", value):
         raise ValueError("must be an http or https address")
+    return value
+
+
+_BLOCKS = [minutes for minutes in range(5, DAY_MIN + 1) if DAY_MIN % minutes == 0]
+
+
+def _divides_the_day(value: int) -> int:
+    if value not in _BLOCKS:
+        raise ValueError("must be at least 5 minutes and divide the day's 1440")
     return value
 
 
@@ -38,7 +54,12 @@ class ExperimentIn(Body):
     )
     unit: Literal["booking", "company", "switchback"] = "booking"
     rl_share: Share = Field(default=0.5, description="share of units in the arm rl")
-    block_min: Annotated[int, Field(ge=5, le=1440)] = 30
+    block_min: Annotated[
+        int, AfterValidator(_divides_the_day), Field(json_schema_extra={"enum": _BLOCKS})
+    ] = Field(
+        default=RECOMMENDED_BLOCK_MIN,
+        description="length of a switchback block; shorter ones measure the other arm's queues",
+    )
     epsilon: Annotated[float, Field(ge=0, le=0.2, description="exploration")] = 0.0
     guardrails: Annotated[dict[Slug, float], Field(max_length=20)] = Field(
         default_factory=dict, description="thresholds by name; empty: the defaults"
@@ -88,6 +109,65 @@ class EventsOut(Answer):
     events: list[EventOut]
 
 
+class EstimateOut(Answer):
+    """A number with its interval; no ends: too little for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class ArmOut(Answer):
+    """One arm; its KPIs have ordinary 95 % intervals."""
+
+    units: int
+    bookings: int
+    kpis: dict[str, EstimateOut | None]
+
+
+class SampleRatioOut(Answer):
+    """Whether units went where they should; ``blocked``: no verdict until the fault is found."""
+
+    p: float
+    drawn: tuple[int, int] = Field(description="units of heuristic and rl")
+    blocked: bool
+
+
+class OutlookOut(Answer):
+    """How much longer; null: not foreseeable, not needed or unknown."""
+
+    more_bookings: int | None
+    more_days: float | None
+    effect: float = Field(description="the difference that the days below are about")
+    days_always_valid: float | None = Field(description="from the start, by this test")
+    days_fixed: float | None = Field(description="by a test read once, on a day fixed before")
+    power: float
+    icc: float
+    bookings_per_unit: float
+    units_per_day: float | None
+
+
+class ReportOut(Answer):
+    """What an experiment says about the share of bookings on time, and beside it."""
+
+    name: str
+    since: Instant
+    until: Instant
+    cut: bool = Field(description="more bookings than are read: the verdict is on the first ones")
+    answer: Literal["no_data", "wrong_split", "too_early", "better", "worse", "undecided", "same"]
+    unit: Literal["booking", "company", "switchback"]
+    arms: dict[str, ArmOut] = Field(description="heuristic and rl")
+    differences: dict[str, EstimateOut | None] = Field(
+        description="rl less heuristic; the intervals hold however often they are read"
+    )
+    ratio: SampleRatioOut
+    outlook: OutlookOut
+    alpha: float
+    margin: float
+    breaches: list[str]
+    notes: list[Literal["shared_fleet", "carry_over", "few_looks"]]
+
+
 @experiments.operation("GET", "/experiments/<code:name>", scope="read", answer=ExperimentOut,
                        work="read", problems=(404,))  # fmt: skip
 def get_experiment(work: Session, caller: Caller, name: str) -> Reply:
@@ -107,6 +187,20 @@ def list_experiment_events(work: Session, caller: Caller, name: str) -> EventsOu
         .limit(100)
     )
     return EventsOut(events=[EventOut.model_validate(event) for event in events])
+
+
+@experiments.operation("GET", "/experiments/<code:name>/report", scope="read", answer=ReportOut,
+                       work="read", problems=(404,))  # fmt: skip
+def get_experiment_report(work: Session, caller: Caller, name: str) -> ReportOut:
+    """What each arm came to, whether that is a difference, and how much longer to wait."""
+    found, at_work = _visible(work, caller, name), services()
+    judged = judge_experiment(
+        work, found, caller.company_id, at_work.clock.now(), at_work.scenario.rules,
+        at_work.config.zone,
+    )  # fmt: skip
+    told = {field: getattr(judged.report, field) for field in _REPORTED}
+    covers = {"since": judged.since, "until": judged.until, "cut": judged.cut}
+    return ReportOut.model_validate({"name": found.name, **covers, **told})
 
 
 @experiments.operation("PUT", "/experiments/<code:name>", scope="admin", body=ExperimentIn,

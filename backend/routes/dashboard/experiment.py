@@ -1,25 +1,24 @@
 """The experiment: settings, arms, guardrails, events, and its verdict in words."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from flask import redirect, render_template, request, url_for
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from extensions import services
-from models import Experiment, ExperimentEvent
 from routes.problems import Problem
 from services.dispatching.experiments import config_of, experiment_row
 from services.dispatching.outcomes import Outcome, read_outcomes
 from services.dispatching.pulse import BLOCK, Block
 from services.dispatching.switching import SWITCH_REASONS, switch_on
-from services.dispatching.verdict import ENOUGH, UnitCount, Verdict, judge
+from services.dispatching.verdict import experiment_events, judge_experiment
 from services.rl.ab_dispatcher import HEURISTIC, RL, Guardrails
+from services.rl.evaluation.arm_ratios import Estimate
+from services.rl.evaluation.experiments import KPIS, ExperimentReport
+from services.rl.evaluation.intervals import ENOUGH
 
 from .blueprint import dashboard
 from .formats import Formats
@@ -27,11 +26,8 @@ from .sessions import Visit, change_session, page
 from .today import board, switch_of, switch_reason
 from .words import Words, words_of
 
-_FURTHEST: Final = timedelta(days=28)
 _WEEK: Final = timedelta(days=7)
 _MOST_BOOKINGS: Final = 10_000
-_DRAWS_ANEW: Final = ("rl_share", "unit", "salt", "block_min")
-"""Settings after a change of which units are drawn under other odds."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,16 @@ class GuardRow:
         return "beyond" if self.learned > allowed else "ok"
 
 
+@dataclass(frozen=True)
+class KpiRow:
+    """One KPI of both arms and their difference, as text; empty where there is nothing to say."""
+
+    name: str
+    heuristic: str
+    learned: str
+    difference: str
+
+
 @dashboard.get("/experiment")
 @page()
 def experiment(visit: Visit) -> str:
@@ -63,10 +69,12 @@ def experiment(visit: Visit) -> str:
         row = experiment_row(session, visit.company_id)
         if row is None:
             return render_template("atmr_dashboard/experiment.html", row=None)
-        events = _events(session, row)
-        since = max(_drawn_since(row, events), visit.now - _FURTHEST)
-        outcomes = read_outcomes(
-            session, visit.company_id, min(since, visit.now - _WEEK), visit.now, visit.now, rules,
+        events = experiment_events(session, row)
+        judged = judge_experiment(
+            session, row, visit.company_id, visit.now, rules, visit.zone, most=_MOST_BOOKINGS
+        )
+        week = read_outcomes(
+            session, visit.company_id, visit.now - _WEEK, visit.now, visit.now, rules,
             most=_MOST_BOOKINGS,
         )  # fmt: skip
         last = visit.now.replace(minute=0, second=0, microsecond=0) + 2 * BLOCK
@@ -74,14 +82,14 @@ def experiment(visit: Visit) -> str:
             session, visit.company_id, last - _WEEK, last, visit.now
         )
     config = config_of(row, visit.company_id)
-    drawn = [o for o in outcomes.rows if o.unit and o.arm in (HEURISTIC, RL)]
-    verdict = judge(units_of([o for o in drawn if o.scheduled_at >= since]), row.rl_share)
-    week = [o for o in drawn if o.scheduled_at >= visit.now - _WEEK]
+    drawn = [o for o in week.rows if o.unit and o.arm in (HEURISTIC, RL)]
     fmt, t = Formats(visit.language, visit.zone), words_of(visit.language)
+    told = judged.report
     return render_template(
         "atmr_dashboard/experiment.html",
-        row=row, switch=switch_of(row), events=events[:30], since=since, verdict=verdict,
-        said=verdict_in_words(verdict, t, fmt), guards=guard_rows(week, blocks, config.guardrails),
+        row=row, switch=switch_of(row), events=events[:30], judged=judged, told=told,
+        said=verdict_in_words(told, t, fmt), beside=beside_the_verdict(told, t, fmt),
+        kpis=kpi_rows(told, fmt), guards=guard_rows(drawn, blocks, config.guardrails),
         slow_ms=fmt.number(config.guardrails.latency_limit_ms), reasons=SWITCH_REASONS,
     )  # fmt: skip
 
@@ -104,28 +112,73 @@ def resume(visit: Visit) -> Response:
     return redirect(url_for(".experiment"), 303)
 
 
-def units_of(outcomes: Sequence[Outcome]) -> list[UnitCount]:
-    """Outcomes by randomised unit; bookings without an outcome are left out."""
-    counts: dict[tuple[str, bool], list[int]] = defaultdict(lambda: [0, 0])
-    for row in outcomes:
-        if row.fate in ("on_time", "late", "unserved"):
-            count = counts[row.unit, row.arm == RL]
-            count[0] += row.fate == "on_time"
-            count[1] += 1
-    return [UnitCount(learned, *count) for (_, learned), count in counts.items()]
-
-
-def verdict_in_words(verdict: Verdict, t: Words, fmt: Formats) -> list[str]:
+def verdict_in_words(report: ExperimentReport, t: Words, fmt: Formats) -> list[str]:
     """The verdict as sentences."""
-    values: dict[str, Any] = {"a": verdict.units[0], "b": verdict.units[1]}
-    for name in ("difference", "low", "high"):
-        value = getattr(verdict, name)
+    found, outlook = report.difference or Estimate(0.0), report.outlook
+    drawn = report.ratio.drawn
+    values: dict[str, Any] = {"a": drawn[0], "b": drawn[1]}
+    for name, value in (("difference", found.value), ("low", found.low), ("high", found.high)):
         values[name] = "" if value is None else fmt.points(value)
-    values["more"] = fmt.number(_rounded(verdict.more_bookings or 0))
-    told = [t(f"verdict.{verdict.answer}", **values)]
-    if verdict.answer == "undecided":
-        told.append(t("verdict.more" if verdict.more_bookings else "verdict.no_end", **values))
+    values["more"] = fmt.number(_rounded(outlook.more_bookings or 0))
+    values["days"] = fmt.number(max(1, _rounded(round(outlook.more_days or 0))))
+    told = []
+    if report.breaches:
+        told.append(t("verdict.stopped"))
+    if report.answer == "too_early" and outlook.more_bookings is None:
+        told.append(t("verdict.too_few", **values))
+    else:
+        told.append(t(f"verdict.{report.answer}", **values))
+    if report.answer == "undecided":
+        more = "verdict.more" if outlook.more_bookings else "verdict.no_end"
+        told.append(t("verdict.more_days" if outlook.more_days else more, **values))
     return told
+
+
+def beside_the_verdict(report: ExperimentReport, t: Words, fmt: Formats) -> list[str]:
+    """What to know beside it: the split, the days that an effect takes, what to beware of."""
+    a, b = report.ratio.drawn
+    split = "split.wrong" if report.ratio.blocked else "split.right"
+    told = [t(split, a=a, b=b)] if a + b else []
+    outlook = report.outlook
+    values = {"effect": fmt.points(outlook.effect), "power": fmt.percent(outlook.power, 0)}
+    if outlook.days_always_valid is not None:
+        days = fmt.number(_rounded(round(outlook.days_always_valid)))
+        once = fmt.number(_rounded(round(outlook.days_fixed or 0)))
+        told.append(t("outlook.days", days=days, once=once, **values))
+    elif outlook.units_per_day:
+        told.append(t("outlook.never", **values))
+    return told + [t(f"verdict.{note}") for note in report.notes]
+
+
+def kpi_rows(report: ExperimentReport, fmt: Formats) -> list[KpiRow]:
+    """The KPIs that either arm has."""
+    rows = []
+    for name in KPIS:
+        minutes = name.endswith("_min")
+        told = [
+            _interval(report.arms[arm].kpis[name], fmt, minutes, signed=False)
+            for arm in (HEURISTIC, RL)
+        ]
+        if any(told):
+            change = _interval(report.differences[name], fmt, minutes, signed=True)
+            rows.append(KpiRow(name, told[0], told[1], change))
+    return rows
+
+
+def _interval(found: Estimate | None, fmt: Formats, minutes: bool, *, signed: bool) -> str:
+    """A number with its interval; shares as per cent or points, minutes with one decimal."""
+    if found is None:
+        return ""
+
+    def told(value: float) -> str:
+        if minutes:
+            return f"{'+' if signed and value >= 0 else ''}{fmt.number(value, 1)} min"
+        return fmt.points(value) if signed else fmt.percent(min(1.0, max(0.0, value)))
+
+    if found.low is None or found.high is None:
+        return told(found.value)
+    low = found.low if signed else max(0.0, found.low)
+    return f"{told(found.value)} ({told(low)} … {told(found.high)})"
 
 
 def guard_rows(
@@ -156,23 +209,6 @@ def _rates(rows: Sequence[Outcome]) -> tuple[float | None, float | None]:
     if len(fates) < ENOUGH:
         return None, None
     return fates.count("late") / len(fates), fates.count("unserved") / len(fates)
-
-
-def _events(session: Session, row: Experiment) -> list[ExperimentEvent]:
-    return list(
-        session.scalars(
-            select(ExperimentEvent)
-            .where(ExperimentEvent.experiment_id == row.id)
-            .order_by(ExperimentEvent.id.desc())
-            .limit(200)
-        )
-    )
-
-
-def _drawn_since(row: Experiment, events: Sequence[ExperimentEvent]) -> datetime:
-    """Since when units are drawn under the present odds."""
-    changed = [e.at for e in events if any(name in e.data for name in _DRAWS_ANEW)]
-    return max([row.created_at, *changed])
 
 
 def _rounded(count: int) -> int:

@@ -15,7 +15,7 @@ from models import Decision
 from services.dispatching.operating_day import day_of, operating_day
 from services.dispatching.outcomes import Outcome, Outcomes, read_outcomes
 from services.dispatching.pulse import BLOCK, Block
-from services.dispatching.verdict import wilson
+from services.rl.evaluation.intervals import wilson
 
 from .blueprint import dashboard
 from .sessions import Visit, page

@@ -17,7 +17,7 @@ from services.dispatching.outcomes import Counts, Outcome, Outcomes, read_outcom
 from services.dispatching.pulse import Block, Pulse
 from services.dispatching.situation import Situation, read_situation
 from services.dispatching.switching import SWITCH_REASONS, SwitchReason, heuristic_only
-from services.dispatching.verdict import wilson
+from services.rl.evaluation.intervals import wilson
 from services.rl.simulation.engine import travel_tables
 from services.rl.simulation.travel import TravelTables
 

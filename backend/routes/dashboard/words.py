@@ -1,14 +1,15 @@
-"""What the pages say, in both languages; sentences live in `words_pages` and `words_records`."""
+"""What the pages say, in both languages; sentences live in the other files named `words_...`."""
 
 from typing import Any
 
 from services.dispatching.situation import BookingNow
 
 from .formats import Formats
+from .words_experiment import EXPERIMENT
 from .words_pages import PAGES
 from .words_records import RECORDS
 
-_ALL: dict[str, tuple[str, str]] = {**PAGES, **RECORDS}
+_ALL: dict[str, tuple[str, str]] = {**PAGES, **RECORDS, **EXPERIMENT}
 _PLACE = {"fr": 0, "en": 1}
 
 

@@ -40,6 +40,9 @@ class Outcome:
         scheduled_at: The promise.
         pickup_at: When the driver was there.
         driver_id: Who came.
+        created_at: When it was asked for.
+        priority: 1 (can wait) to 5 (urgent).
+        late_min: From the end of the promised window to the pickup.
     """
 
     booking_id: int
@@ -50,6 +53,19 @@ class Outcome:
     scheduled_at: datetime
     pickup_at: datetime | None
     driver_id: int | None
+    created_at: datetime
+    priority: int
+    late_min: float | None
+
+    def given_up_at(self, rules: Rules) -> datetime:
+        """When nobody comes any more: from then on the outcome is known, whatever it is."""
+        return given_up_at(self.scheduled_at, self.created_at, rules)
+
+
+def given_up_at(scheduled_at: datetime, created_at: datetime, rules: Rules) -> datetime:
+    """End of the window (of the promise, or of the request where that came later) and grace."""
+    patience = timedelta(minutes=rules.window_min + rules.grace_min)
+    return max(scheduled_at, created_at) + patience
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,7 @@ def read_outcomes(
             Booking.scheduled_time,
             Booking.created_at,
             Booking.is_urgent,
+            Booking.priority,
             Booking.cancelled_at,
         )
         .where(
@@ -182,24 +199,27 @@ def _outcome(
     rules: Rules,
 ) -> Outcome:
     """The definition: late after ``on_time_min`` of waiting, unserved after window and grace."""
-    given_up = timedelta(minutes=rules.window_min + rules.grace_min)
     lead = b.scheduled_time - b.created_at
     immediate = b.is_urgent or lead <= timedelta(minutes=IMMEDIATE_LEAD_MIN)
     promised = max(b.scheduled_time, b.created_at)
-    wait = None
+    wait = late = None
     if pickup_at is not None:
         start = b.created_at if immediate else promised
         wait = max(0.0, (pickup_at - start).total_seconds() / 60.0)
+        late = max(0.0, (pickup_at - promised).total_seconds() / 60.0 - rules.window_min)
     fate: Fate
     if b.status in (CANCELED, NO_SHOW) or b.cancelled_at is not None:
         fate = "not_due"
     elif wait is not None:
         fate = "on_time" if wait <= rules.on_time_min else "late"
-    elif b.status == UNASSIGNED or promised + given_up < now:
+    elif b.status == UNASSIGNED or given_up_at(b.scheduled_time, b.created_at, rules) < now:
         fate = "unserved"
     else:
         fate = "open"
-    return Outcome(b.id, fate, *arm, wait, b.scheduled_time, pickup_at, driver_id)
+    return Outcome(
+        b.id, fate, *arm, wait, b.scheduled_time, pickup_at, driver_id, b.created_at, b.priority,
+        late,
+    )  # fmt: skip
 
 
 def _pickups(session: Session, bookings: Sequence[int]) -> dict[int, tuple[datetime, int]]:

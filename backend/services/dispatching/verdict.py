@@ -1,169 +1,222 @@
-"""Intervals of shares, and the experiment's verdict in numbers: valid at every look.
+"""A company's experiment, read from the database and judged: for the API and the dashboard.
 
-People look at a dashboard all day. An ordinary interval, read whenever it pleases, misses its
-promise: of A/A experiments looked at daily, far more than one in twenty is called at some time.
-The difference between arms has therefore a confidence *sequence*: it covers the truth at all looks
-together with probability 1 − α, up to the normal approximation (Waudby-Smith, Arbour, Sinha,
-Kennedy and Ramdas 2021, "Time-uniform central limit theory and asymptotic confidence sequences").
-Units, not bookings, are what was randomised; so units are what is counted, and their bookings'
-dependence is in their variance. Shares of a day are descriptions with Wilson's interval (1927).
+What is counted starts when units were last drawn under other odds, and never moves on with the
+calendar: the promise of an always-valid interval is about one sequence from its beginning. Past
+`MOST_BOOKINGS` the verdict stands on the first ones.
+
+Only what is settled counts, whatever became of it: a pickup is known at once and a booking that
+nobody served only after its grace, so that counting each as it comes would show every arm better
+than it is. Whose doing a booking is: `services.rl.experiments.attribution`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from datetime import datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
 
-Z95: Final = 1.959964
-ENOUGH: Final = 20
-"""Fewer outcomes give no interval worth showing."""
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-ENOUGH_UNITS: Final = 30
-"""Units per arm before the normal approximation is trusted."""
+from models import Experiment, ExperimentEvent, ExperimentUnit
+from services.rl.ab_dispatcher import HEURISTIC, RL, UnitKind, unit_of
+from services.rl.evaluation.experiments import (
+    ExperimentReport,
+    ReportConfig,
+    UnitOutcomes,
+    report,
+)
+from services.rl.evaluation.sequential import look_day, looks_until
+from services.rl.experiments.attribution import attributed_at, block_settles_at, burns_in
+from services.rl.experiments.config import block_start
+from services.rl.simulation.scenarios import Rules
 
-RATIO_P: Final = 0.0005
-"""Of a split that is less likely than this: something sends units to the wrong arm."""
+from .experiments import config_of
+from .outcomes import Outcome, read_outcomes
 
-_TIGHTEST_AT: Final = 400.0  # units at which the sequence is tightest
-_MOST_MORE: Final = 100_000
+MOST_BOOKINGS: Final = 20_000
+URGENT_FROM: Final = 4
 
-Answer = Literal["no_data", "wrong_split", "too_early", "better", "worse", "undecided", "same"]
+_DRAWS_ANEW: Final = ("rl_share", "unit", "salt", "block_min")
+"""Settings after a change of which units are drawn under other odds."""
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A share with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-
-
-def wilson(count: int, of: int) -> Interval | None:
-    """Wilson's score interval of ``count`` of ``of``; None where there are too few."""
-    if of < ENOUGH:
-        return None
-    p, z2 = count / of, Z95**2
-    centre = (p + z2 / (2 * of)) / (1 + z2 / of)
-    half = Z95 / (1 + z2 / of) * math.sqrt(p * (1 - p) / of + z2 / (4 * of**2))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+_KNOWN: Final = ("on_time", "late", "unserved")
+_CHUNK: Final = 500
 
 
 @dataclass(frozen=True)
-class UnitCount:
-    """One randomised unit: bookings with an outcome, and how many of them went well."""
-
-    learned: bool
-    good: int
-    bookings: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the experiment says about on-time pickups.
+class Judged:
+    """A report and what it covers.
 
     Attributes:
-        answer: In a word. ``same``: whatever difference there is, it is below the margin.
-        difference: Share on time of the learned arm minus that of the heuristic.
-        low: Of the 95 % confidence sequence.
-        high: Of the sequence.
-        more_bookings: About how many more bookings until the interval could exclude zero, if the
-            difference stays what it is; None: not foreseeable.
-        bookings: Per arm: heuristic, learned.
-        units: Per arm.
+        report: What the experiment says.
+        since: From when on units count.
+        until: Until when; of units that stay, the end of the last look.
+        cut: There were more bookings than are read.
     """
 
-    answer: Answer
-    difference: float | None
-    low: float | None
-    high: float | None
-    more_bookings: int | None
-    bookings: tuple[int, int]
-    units: tuple[int, int]
+    report: ExperimentReport
+    since: datetime
+    until: datetime
+    cut: bool
 
 
-def judge(units: Sequence[UnitCount], share: float, *, margin: float = 0.01) -> Verdict:
-    """Judge the experiment.
+def experiment_events(session: Session, row: Experiment, most: int = 200) -> list[ExperimentEvent]:
+    """Its latest events, newest first."""
+    return list(
+        session.scalars(
+            select(ExperimentEvent)
+            .where(ExperimentEvent.experiment_id == row.id)
+            .order_by(ExperimentEvent.id.desc())
+            .limit(most)
+        )
+    )
+
+
+def drawn_since(row: Experiment, events: Sequence[ExperimentEvent]) -> datetime:
+    """Since when units are drawn under the present odds."""
+    changed = [e.at for e in events if any(name in e.data for name in _DRAWS_ANEW)]
+    return max([row.created_at, *changed])
+
+
+def judge_experiment(
+    session: Session,
+    row: Experiment,
+    company_id: int,
+    now: datetime,
+    rules: Rules,
+    zone: ZoneInfo,
+    *,
+    most: int = MOST_BOOKINGS,
+) -> Judged:
+    """Read a company's part of an experiment and judge it.
 
     Args:
-        units: Those with an outcome; one unit per booking, or a unit per block or company.
-        share: Of units that should have gone to the learned arm, as they were drawn.
-        margin: Differences within ± this are as good as none.
+        session: Reading.
+        row: The experiment, the company's own or the default one.
+        company_id: Whose bookings.
+        now: The present moment.
+        rules: When a pickup is late, and when nobody came.
+        zone: In which days are counted.
+        most: Bookings read at most, the first ones.
     """
-    arms = [[u for u in units if u.learned is learned] for learned in (False, True)]
-    n = (len(arms[0]), len(arms[1]))
-    counts = (sum(u.bookings for u in arms[0]), sum(u.bookings for u in arms[1]))
-    nothing = Verdict("no_data", None, None, None, None, counts, n)
-    if not counts[0] or not counts[1]:
-        return nothing
-    if ratio_p(n, share) < RATIO_P:
-        return Verdict("wrong_split", None, None, None, None, counts, n)
-    rates = [sum(u.good for u in arm) / c for arm, c in zip(arms, counts, strict=True)]
-    difference = rates[1] - rates[0]
-    if min(n) < ENOUGH_UNITS:
-        spare = math.ceil(2 * max(1.0, sum(counts) / sum(n)) * (ENOUGH_UNITS - min(n)))
-        return Verdict("too_early", difference, None, None, spare, counts, n)
-    variances = [_variance(arm, rate) for arm, rate in zip(arms, rates, strict=True)]
-    total = sum(n)
-    # Per-unit variance of the difference, as if all units were one sequence.
-    sigma2 = total * sum(v / k for v, k in zip(variances, n, strict=True))
-    half = sequence_half_width(total, sigma2)
-    low, high = difference - half, difference + half
-    answer: Answer = "undecided"
-    if low > 0 or high < 0:
-        answer = "better" if low > 0 else "worse"
-    elif low > -margin and high < margin:
-        answer = "same"
-    more = _more(total, sigma2, abs(difference), sum(counts)) if answer == "undecided" else None
-    return Verdict(answer, difference, low, high, more, counts, n)
+    since = drawn_since(row, experiment_events(session, row))
+    until, look = now, 0
+    if row.unit == UnitKind.COMPANY:
+        look = looks_until((now - since) / timedelta(days=1))
+        until = since + timedelta(days=look_day(look)) if look else now
+    outcomes = read_outcomes(session, company_id, since, until, now, rules, most=most)
+    rows = [
+        o for o in outcomes.rows
+        if o.fate in _KNOWN and o.unit and o.arm in (HEURISTIC, RL) and o.given_up_at(rules) <= now
+    ]  # fmt: skip
+    units, counted = _units(session, row, company_id, rows, now, rules)
+    days = len({o.scheduled_at.astimezone(zone).date() for o in counted})
+    config = ReportConfig(
+        unit=UnitKind(row.unit),
+        share=row.rl_share,
+        drawn=_drawn(session, row, company_id, since),
+        days=float(days) or None,
+        look=look,
+        block_min=row.block_min if row.unit == UnitKind.SWITCHBACK else None,
+        breaches=(_breach(row.stop_reason),) if row.stopped_at is not None else (),
+    )
+    return Judged(report(units, config), since, until, outcomes.cut)
 
 
-def sequence_half_width(n: float, sigma2: float, *, alpha: float = 0.05) -> float:
-    """Half the width of the asymptotic confidence sequence after ``n`` units.
+def _units(
+    session: Session,
+    row: Experiment,
+    company_id: int,
+    rows: Sequence[Outcome],
+    now: datetime,
+    rules: Rules,
+) -> tuple[list[UnitOutcomes], list[Outcome]]:
+    """Units in the order of their first booking, and the bookings that count."""
+    if row.unit == UnitKind.SWITCHBACK:
+        found = _by_block(session, row, company_id, rows, now, rules)
+    else:
+        found = [(o.unit, o.arm, o) for o in rows]
+    bookings: dict[tuple[str, bool], list[Outcome]] = {}
+    for unit, arm, outcome in found:
+        bookings.setdefault((unit, arm == RL), []).append(outcome)
+    units = [unit_outcomes(learned, some) for (_, learned), some in bookings.items()]
+    return units, [outcome for _, _, outcome in found]
 
-    The mixture's parameter makes it tightest near `_TIGHTEST_AT` units (eq. 3 and appendix B.2 of
-    the paper).
+
+def _by_block(
+    session: Session,
+    row: Experiment,
+    company_id: int,
+    rows: Sequence[Outcome],
+    now: datetime,
+    rules: Rules,
+) -> list[tuple[str, str, Outcome]]:
+    """Bookings with the block to which they belong, and its arm.
+
+    A block that drew no arm (the experiment did not run then) has no bookings.
     """
-    if sigma2 <= 0:
-        sigma2 = 1.0 / n  # not one bad outcome yet: one in n could be
-    rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / _TIGHTEST_AT
-    scaled = n * rho2 + 1  # in units of the standard deviation
-    bound = 2 * scaled / (n**2 * rho2) * math.log(math.sqrt(scaled) / alpha)
-    return math.sqrt(sigma2 * bound)
+    config = config_of(row, company_id)
+    patience = rules.window_min + rules.grace_min
+    placed = []
+    for o in rows:
+        at = attributed_at(o.scheduled_at, o.created_at)
+        begins = block_start(at, config.block_min)
+        settled = block_settles_at(begins, config.block_min, patience) <= now
+        if settled and not burns_in(at, config.block_min):
+            where = o.unit.split(":")[2] if o.unit.count(":") >= 3 else ""
+            unit = unit_of(
+                config, booking_id=o.booking_id, company_id=company_id, zone=where, at=at
+            )
+            placed.append((unit, o))
+    arms: dict[str, str] = {}
+    names = sorted({unit for unit, _ in placed})
+    for i in range(0, len(names), _CHUNK):
+        drawn = session.execute(
+            select(ExperimentUnit.unit, ExperimentUnit.arm).where(
+                ExperimentUnit.experiment_id == row.id,
+                ExperimentUnit.unit.in_(names[i : i + _CHUNK]),
+            )
+        )
+        arms |= {row.unit: row.arm for row in drawn}
+    return [(unit, arms[unit], o) for unit, o in placed if unit in arms]
 
 
-def ratio_p(units: tuple[int, int], share: float) -> float:
-    """Probability of a split at least as uneven as this (chi-square, one degree of freedom)."""
-    if not 0 < share < 1:
-        return 1.0  # nothing was drawn: there is no ratio to be wrong
-    total = sum(units)
-    expected = (total * (1 - share), total * share)
-    if min(expected) < 5:
-        return 1.0
-    chi2 = sum((k - e) ** 2 / e for k, e in zip(units, expected, strict=True))
-    return math.erfc(math.sqrt(chi2 / 2))
+def unit_outcomes(learned: bool, rows: Sequence[Outcome]) -> UnitOutcomes:
+    """The counts of one unit."""
+    fates = [o.fate for o in rows]
+    served = [o for o in rows if o.fate in ("on_time", "late")]
+    urgent = [o for o in rows if o.priority >= URGENT_FROM]
+    return UnitOutcomes(
+        learned=learned,
+        bookings=len(rows),
+        on_time=fates.count("on_time"),
+        late=fates.count("late"),
+        unserved=fates.count("unserved"),
+        urgent=len(urgent),
+        urgent_unserved=sum(o.fate == "unserved" for o in urgent),
+        wait_min=sum(o.wait_min or 0.0 for o in served),
+        late_min=sum(o.late_min or 0.0 for o in served),
+    )
 
 
-def _variance(units: Sequence[UnitCount], rate: float) -> float:
-    """Variance of a unit's part in the arm's rate (linearised ratio of sums)."""
-    mean = sum(u.bookings for u in units) / len(units)
-    parts = [(u.good - rate * u.bookings) / mean for u in units]
-    return sum(part**2 for part in parts) / max(1, len(units) - 1)
+def _drawn(
+    session: Session, row: Experiment, company_id: int, since: datetime
+) -> list[bool] | None:
+    """Which units went to the learned arm, in the order drawn; None: they are not the company's.
 
-
-def _more(units: int, sigma2: float, difference: float, bookings: int) -> int | None:
-    """Bookings still to come until the interval is as narrow as the difference is wide."""
-    if difference < 1e-4:
-        return None
-    low, high = units, units
-    while sequence_half_width(high, sigma2) > difference:
-        low, high = high, 2 * high
-        if (high - units) * bookings / units > _MOST_MORE:
+    Units of the default experiment are all companies'; only blocks name theirs.
+    """
+    statement = select(ExperimentUnit.arm).where(
+        ExperimentUnit.experiment_id == row.id, ExperimentUnit.created_at >= since
+    )
+    if row.company_id is None:
+        if row.unit != UnitKind.SWITCHBACK:
             return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if sequence_half_width(middle, sigma2) > difference:
-            low = middle
-        else:
-            high = middle
-    return max(1, math.ceil((high - units) * bookings / units))
+        statement = statement.where(ExperimentUnit.unit.startswith(f"block:{company_id}:"))
+    arms = session.scalars(statement.order_by(ExperimentUnit.created_at, ExperimentUnit.unit))
+    return [arm == RL for arm in arms]
+
+
+def _breach(reason: str | None) -> str:
+    return reason or "stopped"

@@ -190,9 +190,9 @@ class ABDispatcher:
             StateError: If the state is malformed or of another scenario.
         """
         config = self.experiments.current()
-        epoch = self._epoch(
-            config, state, plan, company_id, at, budget_ms, only, units or self._units
-        )
+        # An empty store is a store: it is not asked whether it is true.
+        store = self._units if units is None else units
+        epoch = self._epoch(config, state, plan, company_id, at, budget_ms, only, store)
         arms = sorted({epoch.arm(row) for row in epoch.rows}) or [HEURISTIC]
         answers = {arm: self._ask(arm, epoch) for arm in arms}
         composition, choices, order = self._compose(epoch, answers)

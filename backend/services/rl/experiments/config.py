@@ -84,7 +84,7 @@ class ExperimentConfig(_Model):
         salt: Part of every hash; changing it draws all units anew.
         rl_share: Probability that a *new* unit goes to the learned arm; known units keep theirs.
         block_min: Length of a switchback block; divides the day, so that blocks start at the
-            same times every day.
+            same times every day. An hour or more: `attribution` says why.
         zone_km: Width of a switchback zone where the scenario has none.
         epsilon: Exploration per booking, both arms alike; 0: none.
         guardrails: When the learned arm is stopped.
@@ -100,7 +100,7 @@ class ExperimentConfig(_Model):
     unit: UnitKind = UnitKind.SWITCHBACK
     salt: str = Field(default="atmr", min_length=1, max_length=80)
     rl_share: float = Field(default=0.5, ge=0, le=1)
-    block_min: int = Field(default=30, ge=1, le=DAY_MIN)
+    block_min: int = Field(default=60, ge=1, le=DAY_MIN)
     zone_km: float = Field(default=DEFAULT_ZONE_KM, gt=0, le=1000)
     epsilon: float = Field(default=0.0, ge=0, le=1)
     guardrails: Guardrails = Guardrails()

@@ -23,7 +23,8 @@ from .units import MemoryUnits, arm_of, unit_of
 MONDAY = datetime(2026, 1, 5, 8, tzinfo=UTC)
 SERVICE_H = 8.0
 _EPOCHS_PER_DAY = 96
-_DAY_SIGMA, _HOUR_SIGMA, _COMPANY_SIGMA = 0.7, 0.5, 0.4
+DAY_SIGMA, HOUR_SIGMA, COMPANY_SIGMA = 0.7, 0.5, 0.4
+"""Of a day's, an hour's and a company's luck: what is added to the log odds of a bad outcome."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def play_week(
     experiment = MemoryExperiment(config)
     monitor = GuardrailMonitor(experiment)
     units = MemoryUnits()
-    company_luck = rng.normal(0, _COMPANY_SIGMA, demand.companies)
+    company_luck = rng.normal(0, COMPANY_SIGMA, demand.companies)
     outcomes = 0
     for day in range(days):
         for event in _day(demand, harm or Harm(), rng, day, company_luck, config, units):
@@ -125,15 +126,15 @@ def _day(
     """A day's events in the order of time."""
     begin = MONDAY + timedelta(days=day)
     events: list[Event] = []
-    common = rng.normal(0, _DAY_SIGMA)
+    common = rng.normal(0, DAY_SIGMA)
     for company in range(demand.companies):
-        hours = rng.normal(0, _HOUR_SIGMA, int(SERVICE_H))
+        hours = rng.normal(0, HOUR_SIGMA, int(SERVICE_H))
         times = np.sort(rng.uniform(0, SERVICE_H, rng.poisson(demand.bookings_per_day)))
         lag = rng.uniform(20, 80, times.size)  # minutes from the decision to what became of it
         zones = rng.integers(0, demand.zones, times.size)
         luck = common + company_luck[company] + hours[times.astype(int)]
-        late = _odds(demand.late_rate, luck)
-        unserved = _odds(demand.unserved_rate, luck)
+        late = shifted_odds(demand.late_rate, luck)
+        unserved = shifted_odds(demand.unserved_rate, luck)
         dice = rng.random(times.size)
         for i in range(times.size):
             decided = begin + timedelta(hours=float(times[i]))
@@ -153,7 +154,7 @@ def _day(
     return iter(events)
 
 
-def _odds(rate: float, luck: FloatArray) -> FloatArray:
+def shifted_odds(rate: float, luck: FloatArray) -> FloatArray:
     """Probabilities around a rate whose log odds are shifted."""
     odds = rate / (1 - rate) * np.exp(luck)
     return np.asarray(odds / (1 + odds))

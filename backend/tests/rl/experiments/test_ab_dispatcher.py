@@ -95,7 +95,8 @@ def test_a_fleet_in_one_arm_is_decided_by_that_arm_alone(unit):
 
 def test_switchback_changes_the_arm_with_the_block_and_not_within_it():
     units = MemoryUnits()
-    routing = dispatcher(matching(), nearest(), units, unit="switchback", zone_km=500.0)
+    settings = {"unit": "switchback", "zone_km": 500.0, "block_min": 30}
+    routing = dispatcher(matching(), nearest(), units, **settings)
     seen = []
     for minute in range(0, 600, 5):
         at = AT.replace(minute=0) + timedelta(minutes=minute)
