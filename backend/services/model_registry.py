@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from clock import Clock, SystemClock
 from config import Config
 from extensions import Database
 from migrations import require_head, upgrade_new_sqlite
+from models import Experiment, ExperimentEvent
 from models.database_url import reason
 from models.model_version import DEFAULT_COMPANY, ModelAlias, ModelVersion
 from models.model_version import ModelEvent as ModelEventRow
@@ -255,6 +256,8 @@ class SqlRegistry:
                 )
             )
             session.flush()  # events in the order of the changes
+            if name == CHAMPION and version is not None:
+                _begin_evidence_afresh(session, whose, version, at, who)
 
     # --- what was there before the tables --------------------------------------------------------
 
@@ -296,6 +299,29 @@ def open_registry(
         raise DataError(f"the database refuses: {reason(error)}") from error
     finally:
         database.dispose()
+
+
+def _begin_evidence_afresh(
+    session: Session, whose: int, version: str, at: datetime, who: str
+) -> None:
+    """Tell experiments that another model decides from now on: guardrails and verdict begin anew.
+
+    A change of the default champion concerns the default experiment, and those of companies that
+    have no champion of their own.
+    """
+    mine = Experiment.company_id == whose
+    if whose == DEFAULT_COMPANY:
+        own = select(ModelAlias.company_id).where(ModelAlias.alias == CHAMPION)
+        mine = Experiment.company_id.is_(None) | Experiment.company_id.not_in(own)
+    for row in session.scalars(select(Experiment).where(mine)):
+        row.updated_at = at
+        session.flush()
+        session.add(
+            ExperimentEvent(
+                experiment_id=row.id, at=at, kind="model", who=who,
+                why=f"champion {version}", data={"model": version},
+            )
+        )  # fmt: skip
 
 
 def _versions() -> Any:

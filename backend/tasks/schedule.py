@@ -11,7 +11,7 @@ SCHEDULE: Final[tuple[Entry, ...]] = (
         name="tick", task="tasks.dispatch_tick.tick", cadence=Every(None), look_s=15.0,
         skip_late=True, alone=True, limit_min=5.0,
     ),
-    # And guardrails are looked at, of all experiments: companies that share one are weighed together.
+    # And guardrails looked at, of all experiments: companies that share one are weighed together.
     Entry(
         name="guardrails", task="tasks.dispatch_tick.guardrails", cadence=Every(None),
         look_s=15.0, per_company=False, skip_late=True, limit_min=5.0,

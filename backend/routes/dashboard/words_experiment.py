@@ -182,6 +182,7 @@ EXPERIMENT: dict[str, tuple[str, str]] = {
     "event.created": ("créée", "created"),
     "event.changed": ("réglages changés", "settings changed"),
     "event.heuristic_only": ("heuristique seule", "heuristic only"),
+    "event.model": ("autre modèle : preuves à zéro", "another model: evidence begins anew"),
     "event.stopped": ("arrêtée par un garde-fou", "stopped by a guardrail"),
     "event.resumed": ("relancée", "resumed"),
     "event.other": ("autre", "other"),

@@ -37,8 +37,8 @@ from .outcomes import Outcome, read_outcomes
 MOST_BOOKINGS: Final = 20_000
 URGENT_FROM: Final = 4
 
-_DRAWS_ANEW: Final = ("rl_share", "unit", "salt", "block_min")
-"""Settings after a change of which units are drawn under other odds."""
+_DRAWS_ANEW: Final = ("rl_share", "unit", "salt", "block_min", "model")
+"""After a change of these, units are drawn under other odds, or another model decides in them."""
 
 _KNOWN: Final = ("on_time", "late", "unserved")
 _CHUNK: Final = 500

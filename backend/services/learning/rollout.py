@@ -7,7 +7,7 @@ waits for a person, and guardrails stop a harmful arm by themselves. With ``auto
    again. The arm stays stopped until a person lets it run.
 2. The experiment says that the learned arm is worse: it is stopped, and 1. follows.
 3. A candidate of the nightly retraining (so one that passed the gate) becomes champion, unless a
-   person has stopped something. The experiment's evidence begins afresh with it.
+   person has stopped something; the experiment's evidence begins afresh with it.
 4. Where the learned policy is off and nobody ever switched it off, it begins in ``shadow``; after a
    day of shadow without trouble it gets its share (``ab``).
 
@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from models import Decision, Experiment, ExperimentEvent, ModelEvent
 from services.dispatching.experiments import DISPATCH, SqlExperiment, config_of, experiment_row
+from services.dispatching.verdict import judge_experiment
 from services.rl.errors import AtmrError
 from services.rl.serving.registry import CANDIDATE, CHAMPION
 
@@ -56,6 +57,18 @@ class Step:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+def experiment_answer(loop: Loop, company_id: int) -> str:
+    """What a company's experiment says; see `services.rl.evaluation.experiments.Answer`."""
+    with loop.database.reading() as session:
+        row = experiment_row(session, company_id)
+        if row is None or row.mode != "ab" or row.stopped_at is not None:
+            return "no_data"
+        judged = judge_experiment(
+            session, row, company_id, loop.clock.now(), loop.scenario.rules, loop.config.zone
+        )
+    return judged.report.answer
 
 
 def roll_out(loop: Loop, company_id: int, judge: Judge) -> list[Step]:
@@ -125,10 +138,6 @@ def _promote(
     loop.registry.promote(
         version, ROLLOUT, "passed the gate", company_id, gate_report=candidate.gate_report
     )
-    with loop.database.writing() as session:
-        row = _own_experiment(loop, session, company_id)
-        row.updated_at = loop.clock.now()  # evidence about another model says nothing of this one
-        _note(session, row, loop.clock.now(), "model", f"champion {version}")
     return [Step("promoted", "passed the gate", version)]
 
 

@@ -8,11 +8,11 @@ from sqlalchemy import func, select
 
 from models import Assignment, Booking, Decision, Driver
 from models.learning import CollectionMark, TaskRun
+from services.dispatching.tick import Tick
 from services.learning import task_runs
 from services.learning.bodies import BODIES, clear_away
 from services.learning.daily_report import report_day
 from services.learning.running import carry_out, due
-from services.rl.errors import AtmrError
 from tasks.schedule import entry_named
 from tests.rows import a_decision, a_snapshot
 
