@@ -30,9 +30,6 @@ from .loop import Loop
 RECENT_DAYS: Final = 42
 """Calendar days that are looked back."""
 
-REPLAYED_DAYS: Final = 7
-"""Of them the last, as real days to play."""
-
 
 def recalibrate(
     loop: Loop,
@@ -52,8 +49,7 @@ def recalibrate(
         half_lives: See `recalibrated`.
 
     Returns:
-        With ``days`` at most `REPLAYED_DAYS` real ones; the served scenario itself where there is
-        no history yet (``changes`` says why).
+        The served scenario itself where there is no history yet (``changes`` says why).
 
     Raises:
         DataError: If the database, a table or a column is missing.
@@ -71,7 +67,7 @@ def recalibrate(
         changes["speed_ratio"] = (
             None if ratio is None else {"real_over_served": round(ratio[0], 3), "drives": ratio[1]}
         )
-    replayed = [_in_the_world(day, served) for day in found.days[-REPLAYED_DAYS:]]
+    replayed = [_in_the_world(day, served) for day in found.days]
     return replace(found, days=tuple(replayed), changes=changes)
 
 
@@ -85,9 +81,7 @@ def last_finished_day(now: datetime, rules: Rules, zone: ZoneInfo) -> date:
     return day
 
 
-def recent_history(
-    loop: Loop, company_id: int | None, last: date, days: int
-) -> HistoryDays | None:
+def recent_history(loop: Loop, company_id: int | None, last: date, days: int) -> HistoryDays | None:
     """Operating days up to a date; None where there is no valid booking."""
     rules, zone = loop.scenario.rules, loop.config.zone
     end = day_of(last, rules, zone).instant(rules.horizon_min)

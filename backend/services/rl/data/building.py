@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from services.rl.errors import DataError, UsageError
+from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import Rules
 from services.rl.simulation.types import (
     BOOKING_DTYPE,

@@ -42,6 +42,9 @@ HALF_LIVES: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 PRIOR_DAYS: Final = 0.25
 """What the served scenario's demand counts for, in days of history."""
 
+REPLAYED_DAYS: Final = 7
+"""The last real days, which nightly updates and the gate play again."""
+
 _JUDGED = 3
 _MOST_DAYS = 60
 _FEWEST_BOOKINGS = 20  # of all recent days: fewer are no demand to fit
@@ -58,7 +61,7 @@ class Simulator:
         scenario: The served world; its hash is that of bundles.
         training_scenario: The same world with recent demand; the same object where nothing could
             be fitted.
-        days: Real recent days, the oldest first, for replay.
+        days: At most `REPLAYED_DAYS` real recent days, the oldest first.
         changes: What has changed, in numbers; see `recalibrated`.
     """
 
@@ -110,10 +113,11 @@ def recalibrated(
     if not isinstance(served.travel, HaversineTravel):
         return Simulator(served, served, (), {"fitted": False, "why": "travel is by zones"})
     recent, ages = _regular(list(days)[-_MOST_DAYS:])
+    replayed = tuple(recent[-REPLAYED_DAYS:])
     bookings = sum(len(demanded(day)) for day in recent)
     if bookings < _FEWEST_BOOKINGS:
         why = f"{len(recent)} regular days with {bookings} bookings are too few to fit"
-        return Simulator(served, served, tuple(recent), {"fitted": False, "why": why})
+        return Simulator(served, served, replayed, {"fitted": False, "why": why})
     scores = {half: _foresight(recent, ages, half) for half in half_lives}
     half_life = max(sorted(half_lives, reverse=True), key=lambda half: scores[half])
     weights = 2.0 ** (-ages / half_life)
@@ -159,7 +163,7 @@ def recalibrated(
     }
     if modelled:
         changes |= _compared(served, [recent[i] for i in drawn])
-    return Simulator(served, training, tuple(recent), changes)
+    return Simulator(served, training, replayed, changes)
 
 
 def _regular(days: list[Day]) -> tuple[list[Day], FloatArray]:
