@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,14 +29,19 @@ def find_redis() -> Path | None:
 
 
 class RedisServer:
-    """A server that can be stopped, held up and started again; a context.
+    """A server that can be stopped, killed, held up and started again; a context.
+
+    Args:
+        program: See `find_redis`.
+        options: Of its command line, after ours: ``("--appendonly", "yes")``.
 
     Attributes:
         url: For redis-py.
     """
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, options: Sequence[str] = ()) -> None:
         self._program = program
+        self._options = tuple(options)
         self._folder = Path(tempfile.mkdtemp(prefix="atmr-redis-"))
         self._socket = self._folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,12 +59,13 @@ class RedisServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start it, empty; returns when it answers."""
+        """Start it, empty (unless told to keep its data); returns when it answers."""
         self._process = subprocess.Popen(
             [
                 str(self._program),
                 *("--port", "0", "--unixsocket", str(self._socket), "--save", ""),
                 *("--dir", str(self._folder), "--daemonize", "no", "--appendonly", "no"),
+                *self._options,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -73,6 +80,13 @@ class RedisServer:
         """End it."""
         if self._process is not None:
             self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it without warning, as `kill -9` does."""
+        if self._process is not None:
+            self._process.kill()
             self._process.wait(20)
             self._process = None
 
