@@ -11,11 +11,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from services.rl.data.encoding import ExperienceEncoder
 from services.rl.data.experience import Experience
+from services.rl.data.learning_reward import reward_of
 from services.rl.dqn_agent import DQNAgent
 from services.rl.q_networks import FLOOR
 from services.rl.replay_buffer import Batch
 from services.rl.simulation.observation import ObservationLayout
+from services.rl.simulation.reward import RewardTiming
 from services.rl.simulation.scenarios import Scenario
 
 from .config import TrainingConfig
@@ -60,20 +63,36 @@ class ProductionReplay:
             seed: Of the sample.
             taken: Told what was used and what was not.
         """
-        layout = ObservationLayout(
-            "rows", scenario.fleet.num_drivers, config.environment.max_bookings
+        h, shown = config.hyperparameters, config.environment
+        encoder = ExperienceEncoder(scenario, max_bookings=shown.max_bookings)
+        chosen = sorted(_sampled(experiences, seed), key=lambda e: (e.company_id, e.at, e.id))
+        if not chosen:
+            return cls.empty(encoder.layout)
+        encoded = encoder.encode(chosen)
+        for reason, count in encoded.skipped.items():
+            taken.left_out[reason] = taken.left_out.get(reason, 0) + count
+        kept = [chosen[row] for row in encoded.rows.tolist()]
+        for experience in kept:
+            taken.take(experience)
+        timing = RewardTiming[shown.reward_timing.upper()]
+        rewards = [
+            reward_of(e, scenario.reward, timing, h.gamma, scenario.rules.epoch_min) for e in kept
+        ]
+        count = len(kept)
+        return cls(
+            Batch(
+                state=encoded.state,
+                mask=encoded.mask,
+                action=encoded.action,
+                reward=np.array(rewards, dtype=np.float32),
+                next_state=encoded.next_state,
+                next_mask=encoded.next_mask,
+                done=encoded.done.astype(np.float32),
+                dt=encoded.dt.astype(np.float32),
+                weight=np.ones(count, dtype=np.float32),
+                index=np.full(count, -1, dtype=np.int64),
+            )
         )
-        given = iter(experiences)
-        first = next(given, None)
-        if first is None:
-            return cls.empty(layout)
-        from services.rl.data.encoding import ExperienceEncoder
-
-        encoder = ExperienceEncoder(
-            scenario, observation="rows", max_bookings=config.environment.max_bookings
-        )
-        _ = encoder, experiences, seed, taken
-        raise NotImplementedError
 
     @classmethod
     def empty(cls, layout: ObservationLayout) -> "ProductionReplay":
@@ -117,3 +136,17 @@ class ProductionReplay:
             # A finished day has no next action that counts; it must still have a valid one.
             self._all.next_mask[part] = np.where(near.any(axis=1, keepdims=True), mask & near, mask)
         self.restricted = 1.0 - kept / max(1, valid)
+
+
+def _sampled(experiences: Iterable[Experience], seed: int) -> list[Experience]:
+    """At most `MOST`, each with the same chance (reservoir sampling, Vitter 1985)."""
+    rng = np.random.default_rng([seed, 17])
+    kept: list[Experience] = []
+    for number, experience in enumerate(experiences):
+        if number < MOST:
+            kept.append(experience)
+        else:
+            place = int(rng.integers(0, number + 1))
+            if place < MOST:
+                kept[place] = experience
+    return kept
