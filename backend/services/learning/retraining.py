@@ -291,9 +291,8 @@ class _Night:
         simulator = recalibrate(self.loop, self.company_id, self.folder / "recalibration")
         report.changes = simulator.changes
         if not simulator.changes.get("fitted"):
-            report.notes.append(
-                f"the served demand is trained on: {simulator.changes.get('why', 'no reason given')}"
-            )
+            why = simulator.changes.get("why", "no reason given")
+            report.notes.append(f"the served demand is trained on: {why}")
         report.experiences = self._count()
         teacher: Bundle | None = None
         for kind in kinds or taught_kinds(champion):

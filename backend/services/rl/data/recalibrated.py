@@ -276,8 +276,9 @@ def _rebinned(model: DemandModel, edges: FloatArray) -> FloatArray:
         [np.zeros((len(model.time_share), 1)), np.cumsum(model.time_share, axis=1)], axis=1
     )
     at = np.stack([np.interp(edges, model.time_edges_min, row) for row in cumulative])
-    share: FloatArray = np.diff(at, axis=1)
-    return share / share.sum(axis=1, keepdims=True)
+    share = np.diff(at, axis=1)
+    normal: FloatArray = share / share.sum(axis=1, keepdims=True)
+    return normal
 
 
 # --- what has changed ----------------------------------------------------------------------------

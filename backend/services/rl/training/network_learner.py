@@ -21,6 +21,7 @@ The run's folder is that of `Trainer`, and so is resuming: from its rotating che
 import copy
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,13 @@ from services.rl.policies.base import Policy
 from services.rl.policies.planner import SearchPolicy
 from services.rl.policies.planner_values import VALUES_FILE, PlannerValues, planner_values
 from services.rl.policies.registry import make_policy
-from services.rl.q_networks import FLOOR, QFunction
+from services.rl.q_networks import (
+    FLOOR,
+    PairArchitecture,
+    PairFeatures,
+    PairQNetwork,
+    QFunction,
+)
 from services.rl.replay_buffer import Batch, ReplayBuffer
 from services.rl.serving.bundle import NETWORK, NETWORK_FOLDER, PLANNER, Bundle, write_bundle
 from services.rl.simulation.scenarios import Scenario
@@ -55,7 +62,7 @@ from .learners import (
     out_of_time,
 )
 from .production_replay import ProductionReplay
-from .streams import Stream
+from .streams import EngineStream, Stream
 from .task import DispatchTask
 from .trainer import Trainer
 
@@ -322,15 +329,22 @@ class NightlyTask(DispatchTask):
 
     def network(self, config: TrainingConfig, stream: Stream) -> QFunction:
         """See `Task`."""
-        network = super().network(config, stream)
-        if self._start is not None:
-            _, parameters = read_model(self._start)
-            try:
-                network.load_state_dict(parameters)
-            except RuntimeError as error:
-                raise TrainingError(
-                    f"{self._start} cannot be learned on from: {str(error).splitlines()[0]}"
-                ) from error
+        if self._start is None:
+            return super().network(config, stream)
+        assert isinstance(stream, EngineStream)
+        manifest, parameters = read_model(self._start)
+        try:
+            shape = PairArchitecture(
+                **{f.name: manifest.network[f.name] for f in fields(PairArchitecture)}
+            )
+            layout = stream.engine.layout
+            network = PairQNetwork(
+                layout.num_drivers, layout.max_bookings, PairFeatures(stream.engine), shape
+            )
+            network.load_state_dict(parameters)
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"{self._start} cannot be learned on from: {reason}") from error
         return network
 
     def record(self, config: TrainingConfig) -> dict[str, Any]:
