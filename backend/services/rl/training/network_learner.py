@@ -73,6 +73,7 @@ DISTIL_WEIGHT: Final = 0.3
 """Of the distillation of the network as it was, beside the imitation's weight of 1."""
 
 _REFERENCE = "reference"
+_SAVE_EVERY_S = 30.0
 
 
 class DqnMatchingLearner:
@@ -262,7 +263,7 @@ class DqnMatchingLearner:
             },
             checkpoints={
                 "save_freq": plan.judge_every,
-                "min_interval_s": 30.0,
+                "min_interval_s": _SAVE_EVERY_S,
             },
             evaluation={
                 "eval_freq": plan.judge_every,
