@@ -210,3 +210,16 @@ def test_a_night_killed_at_random_points_ends_as_one_that_was_not(loop, champion
     assert report is not None
     assert report.registered == loop.registry.alias(1, "candidate") or report.registered is None
     assert killed >= 1
+
+
+def test_torch_is_not_imported_before_a_network_is_updated():
+    program = (
+        "import sys, services.learning.retraining, services.rl.training.learners, "
+        "services.rl.training.planner_learner; sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(BACKEND)},
+        check=False,
+    )
+    assert done.returncode == 0
