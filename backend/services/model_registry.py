@@ -9,7 +9,7 @@ what was in force. A running process notices a change at its dispatcher's next l
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,23 +66,44 @@ class SqlRegistry:
 
     # --- versions --------------------------------------------------------------------------------
 
-    def register(self, folder: Path, who: str, why: str) -> str:
-        """Take in a bundle as candidate of all companies.
+    def register(
+        self,
+        folder: Path,
+        who: str,
+        why: str,
+        *,
+        company: int | None = None,
+        gate_report: str | None = None,
+        before: Callable[[Session], None] | None = None,
+    ) -> str:
+        """Take in a bundle as candidate.
 
         The folder comes first, the row after it: if this ends in between, the folder is used by
         nobody, and registering again goes on from there.
 
+        Args:
+            folder: Of the bundle; it is copied.
+            who: A person or a job.
+            why: Their reason.
+            company: Whose candidate; None: of all companies.
+            gate_report: Where the report of the gate lies.
+            before: Called in the transaction that registers; what it raises undoes all of it
+                (such as a lock that has gone to somebody else).
+
         Raises:
             BundleError: If the bundle is damaged, or the folder cannot be written.
-            UsageError: If ``who`` or ``why`` is too long.
+            UsageError: If a text is too long.
         """
-        _check_lengths(who=who, why=why)
+        _check_lengths(who=who, why=why, gate_report=gate_report or "")
         bundle = self.folders.add(folder)
         with self._changing() as session:
+            if before is not None:
+                before(session)
             if session.get(ModelVersion, bundle.version) is None:
                 session.add(self._row(bundle))
                 session.flush()
-            self._move(session, DEFAULT_COMPANY, {CANDIDATE: bundle.version}, who, why)
+            changes: dict[Alias, str | None] = {CANDIDATE: bundle.version}
+            self._move(session, company or DEFAULT_COMPANY, changes, who, why, gate_report)
         return bundle.version
 
     def get(self, version: str) -> Bundle:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from services.rl.errors import DataError, UsageError
+from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import Rules
 from services.rl.simulation.types import (
     BOOKING_DTYPE,
@@ -21,7 +21,7 @@ from services.rl.simulation.types import (
 from .dataset import OUTCOME_DTYPE, HistoryDays, split_by_calendar
 from .local_time import iso_dates, wall_seconds
 from .roster import ASSUMED, KnownDriver, day_drivers, middle_of
-from .validation import History, Reason, no_valid_booking
+from .validation import History, NoHistoryError, Reason, no_valid_booking
 
 DAY_MIN = 1440.0
 IMMEDIATE_LEAD_MIN = 10.0
@@ -85,7 +85,7 @@ def build_days(
     )
     keep = in_period & inside
     if not keep.any():
-        raise DataError(no_valid_booking(source, history.rejections))
+        raise NoHistoryError(no_valid_booking(source, history.rejections))
     table, outcome = _booking_rows(bookings[keep], promised[keep], rules.window_min)
     order = np.lexsort((table["created_min"], day[keep]))
     table, outcome, day = table[order], outcome[order], day[keep][order].astype(np.int64)

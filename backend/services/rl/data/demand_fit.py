@@ -50,7 +50,12 @@ def demanded(day: Day) -> npt.NDArray[np.void]:
 
 
 def fit_demand(
-    days: Sequence[Day], *, horizon_min: float, seed: int = 0, zones: int | None = None
+    days: Sequence[Day],
+    *,
+    horizon_min: float,
+    seed: int = 0,
+    zones: int | None = None,
+    groups: Sequence[int] | None = None,
 ) -> DemandModel:
     """Estimate how bookings arrive.
 
@@ -64,16 +69,20 @@ def fit_demand(
         horizon_min: Length of the operating day.
         seed: Of the zones' initial centres.
         zones: Number of zones; None: by the number of bookings.
+        groups: A number for each day; days of one number are left out together (copies of one
+            day: it would be likely by itself). The days are then taken as they are, light ones
+            too. None: each day stands alone.
 
     Raises:
         DataError: If the regular days have no booking.
     """
-    kept = regular_days(days)
+    kept = regular_days(days) if groups is None else list(days)
     per_day = [demanded(day) for day in kept]
     counts = np.array([len(bookings) for bookings in per_day], dtype=np.float64)
     if counts.sum() < 1:
         raise DataError("no demand model can be fitted: the training days have no booking")
     bookings = np.concatenate(per_day)
+    own = np.arange(len(kept)) if groups is None else np.asarray(groups, dtype=np.int64)
     day = np.repeat(np.arange(len(per_day)), counts.astype(np.int64))
     area = find_zones(
         np.concatenate([bookings["pickup_lat"], bookings["dropoff_lat"]]),
@@ -103,7 +112,7 @@ def fit_demand(
         stream_is_return=(streams % 2).astype(np.bool_),
         time_edges_min=edges,
         time_share=fit.time_share(),
-        od_share=_od_shares(bookings, area, stream, streams % 2, day),
+        od_share=_od_shares(bookings, area, stream, streams % 2, own[day]),
         immediate_share=fit.share(bookings["immediate"]),
         lead_quantiles_min=fit.quantiles(
             bookings["promised_min"] - bookings["created_min"], ~bookings["immediate"]

@@ -73,6 +73,21 @@ def fit_travel(history: HistoryDays, dates: list[str]) -> TravelFit:
     return TravelFit(travel, len(km), by_hour, error(profile), error(fitted))
 
 
+def speed_ratio(
+    history: HistoryDays, dates: list[str], travel: HaversineTravel
+) -> tuple[float, int] | None:
+    """Median of real speeds over those of a travel model, and the drives behind it.
+
+    Returns:
+        None where fewer than 30 drives tell.
+    """
+    km, minutes, hour = _drives(history, dates, travel.circuity)
+    if len(km) < _ENOUGH_TRIPS:
+        return None
+    speed = km / (minutes / 60.0)
+    return float(np.median(speed / np.asarray(travel.speed_kmh)[hour])), len(km)
+
+
 def _drives(
     history: HistoryDays, dates: list[str], circuity: float
 ) -> tuple[FloatArray, FloatArray, np.ndarray[tuple[int], np.dtype[np.int64]]]:

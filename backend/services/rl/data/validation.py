@@ -35,6 +35,10 @@ LONGEST_SERVICE_MIN = 180.0
 DEFAULT_PRIORITY = 3
 
 
+class NoHistoryError(DataError):
+    """Nothing is wrong with the source, but it holds no booking that can be used."""
+
+
 class Reason(StrEnum):
     """Why a row was rejected."""
 
@@ -142,7 +146,7 @@ def validate(raw: RawHistory, company_id: str | None = None) -> History:
             companies are in it and none was chosen.
     """
     if len(raw) == 0:
-        raise DataError(f"{raw.source}: the history is empty; there is no booking to read")
+        raise NoHistoryError(f"{raw.source}: the history is empty; there is no booking to read")
     checks = _Checks(raw)
     checks.malformed()
     checks.company(company_id)
@@ -154,7 +158,7 @@ def validate(raw: RawHistory, company_id: str | None = None) -> History:
     checks.duplicates()
     history = checks.history()
     if len(history.bookings) == 0:
-        raise DataError(no_valid_booking(raw.source, history.rejections))
+        raise NoHistoryError(no_valid_booking(raw.source, history.rejections))
     return history
 
 

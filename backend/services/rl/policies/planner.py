@@ -14,6 +14,7 @@ import numpy as np
 from services.rl.errors import PolicyError
 from services.rl.simulation import world
 from services.rl.simulation.days import DaySource
+from services.rl.simulation.demand import DemandModel
 from services.rl.simulation.engine import Engine
 from services.rl.simulation.host import HostWorld
 from services.rl.simulation.scenarios import Scenario
@@ -81,6 +82,7 @@ class SearchPolicy:
         *,
         source: DaySource | None = None,
         values: PlannerValues | None = None,
+        expected: DemandModel | None = None,
         moves: int = DEFAULT_MOVES,
         budget_ms: float | None = None,
         look_ahead_min: float | None = None,
@@ -95,6 +97,8 @@ class SearchPolicy:
             scenario: Gives travel, rules, reward weights and unknown demand.
             source: Where zone matrices come from.
             values: Value terms, or None: the plan's own reward alone.
+            expected: Demand that the value terms look ahead to, learned from recent days; None:
+                the scenario's.
             moves: Of the search, per epoch.
             budget_ms: Time per epoch instead of moves; decisions then depend on the machine. One
                 set-up and `_FIRST_CHUNK` moves are made in any case.
@@ -123,7 +127,7 @@ class SearchPolicy:
         self._budget_ms = budget_ms
         self._seed = np.uint64(seed)
         self._terms = _NO_TERMS if values is None else values.array()
-        self._grid: Grid = NO_DEMAND if values is None else demand_grid(scenario)
+        self._grid: Grid = NO_DEMAND if values is None else demand_grid(scenario, expected)
         hot = _HOT if values is None else values.hot
         if look_ahead_min is None:
             look_ahead_min = LOOK_AHEAD if values is None else values.look_ahead_min

@@ -57,9 +57,18 @@ NO_DEMAND = Grid(
 """Where nothing is known of the demand; the terms that need it are then 0."""
 
 
-def demand_grid(scenario: Scenario) -> Grid:
-    """The scenario's unknown demand by place and half hour."""
-    if isinstance(scenario.demand, ReplayDemand) or scenario.travel.kind != "haversine":
+def demand_grid(scenario: Scenario, expected: DemandModel | None = None) -> Grid:
+    """Unknown demand by place and half hour.
+
+    Args:
+        scenario: Gives the place, and the demand where nothing newer is known.
+        expected: What recent days were like.
+    """
+    if scenario.travel.kind != "haversine":
+        return NO_DEMAND
+    if expected is not None:
+        return _grid(expected, scenario)
+    if isinstance(scenario.demand, ReplayDemand):
         return NO_DEMAND
     return _grid(scenario.demand_model(), scenario)
 

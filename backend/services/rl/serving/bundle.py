@@ -44,6 +44,11 @@ KINDS: Final = (NETWORK, PLANNER, MATCHING, LINEAR)
 """What a bundle can hold."""
 
 SCENARIO_FILE: Final = "scenario.yaml"
+EXPECTED_DEMAND: Final = "expected_demand.npz"
+"""Where a planner looks ahead by what recent days were like, instead of by the scenario's demand.
+
+Not the scenario's own model: what is expected is learned, and changes every night, while the
+world's travel, rules and weights, and so its hash, stay."""
 MATCHING_FILE: Final = "matching.json"
 LINEAR_FILE: Final = "matching_linear.json"
 NETWORK_FOLDER: Final = "network"

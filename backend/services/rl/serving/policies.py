@@ -23,13 +23,23 @@ from services.rl.policies.planner import DEFAULT_MOVES, SearchPolicy
 from services.rl.policies.planner_values import VALUES_FILE, PlannerValues
 from services.rl.policies.tuning import MatchingWeights
 from services.rl.simulation.days import DaySource
+from services.rl.simulation.demand import DemandModel
 from services.rl.simulation.edges import EDGE
 from services.rl.simulation.host import HostWorld
 from services.rl.simulation.sampling import fleet_rows
 from services.rl.simulation.scenarios import Scenario
 from services.rl.simulation.types import STATE_BOOKING_DTYPE, STATE_DRIVER_DTYPE, DispatchState
 
-from .bundle import LINEAR, LINEAR_FILE, MATCHING, MATCHING_FILE, NETWORK_FOLDER, PLANNER, Bundle
+from .bundle import (
+    EXPECTED_DEMAND,
+    LINEAR,
+    LINEAR_FILE,
+    MATCHING,
+    MATCHING_FILE,
+    NETWORK_FOLDER,
+    PLANNER,
+    Bundle,
+)
 
 T = TypeVar("T")
 
@@ -91,11 +101,15 @@ def learned_of(
         moves = bundle.policy.get("moves", DEFAULT_MOVES)
         if not isinstance(moves, int) or moves < 1:
             raise BundleError(f"bundle {bundle.path}: moves is {moves!r}, expected a whole number")
+        expected = None
+        if EXPECTED_DEMAND in bundle.manifest.files:
+            expected = DemandModel.load(bundle.file(EXPECTED_DEMAND))
         return SearchPolicy(
             PLANNER,
             scenario,
             source=source,
             values=PlannerValues.load(bundle.file(VALUES_FILE)),
+            expected=expected,
             moves=moves,
             note=f"bundle {bundle.version}; {moves} moves per epoch",
         )

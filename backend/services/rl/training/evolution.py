@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from cmaes import CMA
 
 from services.rl.errors import TrainingError
-from services.rl.simulation.engine import Engine
 from services.rl.simulation.types import FloatArray
 
 LATE = 0.6
@@ -47,15 +46,18 @@ class Evolution:
     seed: int
 
 
-Score = Callable[[Engine, FloatArray, int], float]
-"""Score of a candidate in a generation, played on an engine that is its own meanwhile."""
+World = TypeVar("World")
+"""What candidates are played on: an engine, or several."""
+
+Score = Callable[[World, FloatArray, int], float]
+"""Score of a candidate in a generation, played on engines that are its own meanwhile."""
 
 
 def evolve(
     plan: Evolution,
     origin: FloatArray,
-    engine: Callable[[], Engine],
-    score: Score,
+    engine: Callable[[], World],
+    score: Score[World],
     *,
     journal: "Journal | None" = None,
     on_generation: Callable[[int, float, float], None] | None = None,
@@ -66,7 +68,7 @@ def evolve(
     Args:
         plan: The budget.
         origin: Where the search starts, ``(K,)``.
-        engine: Makes an engine; called once for each thread.
+        engine: Makes an engine, or whatever ``score`` plays on; called once for each thread.
         score: What is maximised; the higher, the better.
         journal: Scores of finished generations, to resume from.
         on_generation: Called with the generation, the score of the distribution's mean and that
@@ -77,7 +79,7 @@ def evolve(
     Returns:
         The answer, and the number of generations behind it.
     """
-    engines: SimpleQueue[Engine] = SimpleQueue()
+    engines: SimpleQueue[World] = SimpleQueue()
     for _ in range(plan.threads):
         engines.put(engine())
     search = CMA(mean=origin, sigma=plan.sigma, population_size=plan.population, seed=plan.seed)
@@ -106,8 +108,8 @@ def evolve(
 
 def _played(
     pool: ThreadPoolExecutor,
-    engines: "SimpleQueue[Engine]",
-    score: Score,
+    engines: "SimpleQueue[World]",
+    score: Score[World],
     points: Sequence[FloatArray],
     generation: int,
 ) -> list[float]:

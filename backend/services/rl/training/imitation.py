@@ -295,6 +295,8 @@ def teacher_of(task: Task, agent: DQNAgent, config: TrainingConfig) -> Policy:
     if not isinstance(task, DispatchTask) or not isinstance(agent.online, PairQNetwork):
         raise TrainingError("warm_start.teacher: only the pair network on a scenario can be taught")
     assert config.warm_start.teacher is not None
+    if task.teacher is not None:
+        return task.teacher
     return make_policy(
         config.warm_start.teacher, task.scenario, source=task.source, seed=config.seed
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from services.rl.data.sources import split_labels, split_seeds
 from services.rl.dqn_agent import DQNAgent
 from services.rl.errors import TrainingError
+from services.rl.policies.base import Policy
 from services.rl.policies.edge_matching import NETWORK, NETWORK_ONE_BY_ONE, play_edge_matching
 from services.rl.policies.pair_network import pair_weights
 from services.rl.policies.registry import make_policy
@@ -85,11 +86,15 @@ class DispatchTask:
     Args:
         scenario: The world.
         source: Real days, for scenarios that replay them.
+        teacher: Teaches instead of the policy that the configuration names.
     """
 
-    def __init__(self, scenario: Scenario, source: DaySource | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, source: DaySource | None = None, teacher: Policy | None = None
+    ) -> None:
         self.scenario = scenario
         self.source = source
+        self.teacher = teacher
         self.name = scenario.name
         self.judged_on = "validation days"
         self._judge: Engine | None = None
