@@ -13,6 +13,7 @@ from services.learning import task_runs
 from services.learning.bodies import BODIES, clear_away
 from services.learning.daily_report import report_day
 from services.learning.running import carry_out, due
+from services.rl.experiments.guardrails import Breach
 from tasks.schedule import entry_named
 from tests.rows import a_decision, a_snapshot
 
