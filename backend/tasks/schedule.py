@@ -6,10 +6,15 @@ from typing import Final
 from services.learning.periods import TRAIN, Daily, Entry, Every
 
 SCHEDULE: Final[tuple[Entry, ...]] = (
-    # Every decision epoch: what is open is decided, guardrails are looked at.
+    # Every decision epoch: what is open is decided.
     Entry(
         name="tick", task="tasks.dispatch_tick.tick", cadence=Every(None), look_s=15.0,
         skip_late=True, alone=True, limit_min=5.0,
+    ),
+    # As often: what became of both arms is weighed, over all companies together.
+    Entry(
+        name="guardrails", task="tasks.dispatch_tick.watch_guardrails", cadence=Every(None),
+        per_company=False, look_s=30.0, skip_late=True, alone=True, limit_min=5.0,
     ),
     # Every hour: decisions and their outcomes become experiences.
     Entry(

@@ -10,12 +10,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from models.database_url import reason
-from services.dispatching.fates import DispatchError, Epoch
+from services.dispatching.fates import DispatchError
 from services.dispatching.tick import dispatch_open_bookings
-from services.rl.errors import AtmrError
 
 from . import task_runs
 from .daily_report import report_day
@@ -30,30 +26,32 @@ _RUNS_KEPT: Final = timedelta(days=7)
 
 
 def tick(place: Workplace, job: Job) -> dict[str, Any]:
-    """Decide what is open for a company, then look at its guardrails, dispatched or not.
+    """Decide what is open for a company.
 
     Raises:
-        AtmrError: If one of the two failed; the other was done.
+        DispatchError: If it cannot be dispatched.
     """
-    company_id = _company(job)
-    counted = dispatch_open_bookings(place.dispatcher(), [company_id])
-    problems = [f"not dispatched: {why}" for why in counted.failed.values()]
-    breach = None
-    try:
-        breach = place.watch(company_id).look(place.loop.clock.now())
-    except (AtmrError, SQLAlchemyError) as error:
-        told = reason(error) if isinstance(error, SQLAlchemyError) else str(error)
-        problems.append(f"guardrails not looked at: {told}")
-    if breach is not None:
-        logger.warning("company %d: the learned arm was stopped: %s", company_id, breach)
-    if problems:
-        raise DispatchError("; ".join(problems))
+    counted = dispatch_open_bookings(place.dispatcher(), [_company(job)])
+    for why in counted.failed.values():
+        raise DispatchError(f"not dispatched: {why}")
     return {
         "assigned": counted.assigned,
         "overdue": counted.overdue,
-        "decisions": sum(_count(epoch) for epoch in counted.epochs),
-        "stopped": None if breach is None else str(breach),
+        "decisions": sum(len(epoch.fates) for epoch in counted.epochs),
+        "released": len(counted.released),  # drivers of jobs whose outcome nobody ever told
     }
+
+
+def watch_guardrails(place: Workplace, _job: Job) -> dict[str, Any]:
+    """Weigh what is new of all companies' experiments; a learned arm that does harm is stopped."""
+    breaches = place.watches().look(place.companies(), place.loop.clock.now())
+    stopped = {
+        "the default experiment" if company_id is None else f"company {company_id}": str(breach)
+        for company_id, breach in breaches.items()
+    }
+    for whose, breach in stopped.items():
+        logger.warning("%s: the learned arm was stopped: %s", whose, breach)
+    return {"stopped": stopped}
 
 
 def collect(place: Workplace, job: Job) -> dict[str, Any]:
@@ -102,6 +100,7 @@ def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:
 
 BODIES: Final[Mapping[str, Body]] = {
     "tick": tick,
+    "guardrails": watch_guardrails,
     "collection": collect,
     "retraining": retrain,
     "purge": clear_away,
@@ -136,7 +135,3 @@ def _finite(value: Any) -> Any:
 def _company(job: Job) -> int:
     assert job.company_id is not None, "this entry is for each company"
     return job.company_id
-
-
-def _count(epoch: Epoch) -> int:
-    return len(epoch.fates)

@@ -10,7 +10,7 @@ from clock import Clock, SystemClock
 from services.dispatching.desk import Desk
 from services.dispatching.dispatcher import Dispatcher
 from services.dispatching.tick import companies
-from services.dispatching.watch import Watch
+from services.dispatching.watch import Watches
 
 from .loop import Loop
 from .periods import Calendar
@@ -42,7 +42,7 @@ class Workplace:
         self.calendar = Calendar(loop.config.zone, float(loop.scenario.rules.epoch_min))
         self._give = dispatcher or self._make
         self._dispatcher: Dispatcher | None = None
-        self._watches: dict[int, Watch] = {}
+        self._watches: Watches | None = None
         self._lock = threading.Lock()
 
     def companies(self) -> list[int]:
@@ -56,14 +56,12 @@ class Workplace:
                 self._dispatcher = self._give()
         return self._dispatcher
 
-    def watch(self, company_id: int) -> Watch:
-        """Who watches a company's guardrails in this process; it rebuilds its evidence itself."""
+    def watches(self) -> Watches:
+        """Who watches the guardrails in this process; the evidence is rebuilt from the log."""
         with self._lock:
-            if company_id not in self._watches:
-                self._watches[company_id] = Watch(
-                    self.loop.database, [company_id], self.loop.scenario.rules
-                )
-            return self._watches[company_id]
+            if self._watches is None:
+                self._watches = Watches(self.loop.database, self.loop.scenario.rules)
+            return self._watches
 
     def _make(self) -> Dispatcher:
         loop = self.loop

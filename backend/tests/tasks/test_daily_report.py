@@ -2,17 +2,18 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select
 
 from models import Assignment, Booking, Decision, Driver
 from models.learning import CollectionMark, TaskRun
+from services.dispatching.fates import DispatchError
 from services.learning import task_runs
 from services.learning.bodies import BODIES, clear_away
 from services.learning.daily_report import report_day
 from services.learning.running import carry_out, due
-from services.rl.errors import AtmrError
 from tasks.schedule import entry_named
 from tests.rows import a_decision, a_snapshot
 
@@ -118,24 +119,36 @@ def test_the_purge_keeps_what_the_settings_keep(place):
     assert counts["decision"] == counts["fleet_snapshot"] == 1 and decisions() == 0
 
 
-def test_a_tick_that_cannot_dispatch_still_looks_at_the_guardrails_and_says_both(
-    place, monkeypatch
-):
-    job = job_for(place, "tick")
-    monkeypatch.setattr(
-        "services.learning.bodies.dispatch_open_bookings",
-        lambda *_: type("T", (), {"failed": {3: "busy"}, "epochs": (), "assigned": 0})(),
-    )
-    monkeypatch.setattr(place, "dispatcher", lambda: None)
+def test_a_tick_that_cannot_dispatch_says_why(place, monkeypatch):
+    class Busy:
+        database, now = place.loop.database, place.loop.clock.now
 
-    class Watch:
-        def look(self, now):
-            raise AtmrError("no evidence")
+        def dispatch(self, company_id):
+            raise DispatchError("the fleet changes faster than it can be decided")
 
-    monkeypatch.setattr(place, "watch", lambda _: Watch())
-    outcome = carry_out(place, job, BODIES["tick"])
+    monkeypatch.setattr(place, "dispatcher", Busy)
+    outcome = carry_out(place, job_for(place, "tick"), BODIES["tick"])
     assert outcome.state == "failed"
-    assert outcome.error == "not dispatched: busy; guardrails not looked at: no evidence"
+    assert outcome.error.startswith("not dispatched: the fleet changes faster")
+
+
+def test_guardrails_are_looked_at_over_all_companies_and_a_breach_is_told(place, monkeypatch):
+    assert carry_out(place, job_for(place, "guardrails"), BODIES["guardrails"]).result == {
+        "stopped": {}
+    }
+    seen = []
+
+    def look(company_ids, now):
+        seen.append((company_ids, now))
+        return {None: "late_rate", 7: "fallback_rate"}
+
+    monkeypatch.setattr(place, "watches", lambda: SimpleNamespace(look=look))
+    place.loop.clock.advance(minutes=5)
+    outcome = carry_out(place, job_for(place, "guardrails"), BODIES["guardrails"])
+    assert outcome.result["stopped"] == {
+        "the default experiment": "late_rate", "company 7": "fallback_rate",
+    }  # fmt: skip
+    assert seen == [(list(COMPANIES), place.loop.clock.now())]
 
 
 @pytest.mark.parametrize("state", ["begun twice", "stale"])

@@ -54,7 +54,8 @@ def test_a_day_by_the_clock_does_every_period_once(place):
     assert len(bodies.done) == len(set(bodies.done))
     counts = {name: bodies.count(name) for name in BODIES}
     assert counts == {
-        "tick": 2 * 48, "collection": 2 * 24, "retraining": 2, "purge": 2, "report": 2,
+        "tick": 2 * 48, "guardrails": 48, "collection": 2 * 24, "retraining": 2, "purge": 2,
+        "report": 2,
     }  # fmt: skip
     assert {row.state for row in rows(place)} == {"done"}
 
