@@ -1,4 +1,4 @@
-"""Every epoch: a company's open bookings are decided, and all guardrails looked at."""
+"""Every epoch: companies' open bookings are decided, and guardrails looked at."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def tick(company_id: int | None = None, period: str | None = None) -> dict[str, 
     return perform("tick", company_id, period)
 
 
-@shared_task(name="tasks.dispatch_tick.guardrails")
-def guardrails(company_id: int | None = None, period: str | None = None) -> dict[str, Any]:
-    """Weigh what is new of every experiment; a breach stops its learned arm."""
+@shared_task(name="tasks.dispatch_tick.watch_guardrails")
+def watch_guardrails(company_id: None = None, period: str | None = None) -> dict[str, Any]:
+    """Weigh both arms' outcomes of all companies; a learned arm that does harm is stopped."""
     return perform("guardrails", company_id, period)

@@ -11,10 +11,10 @@ SCHEDULE: Final[tuple[Entry, ...]] = (
         name="tick", task="tasks.dispatch_tick.tick", cadence=Every(None), look_s=15.0,
         skip_late=True, alone=True, limit_min=5.0,
     ),
-    # And guardrails looked at, of all experiments: companies that share one are weighed together.
+    # As often: what became of both arms is weighed, over all companies together.
     Entry(
-        name="guardrails", task="tasks.dispatch_tick.guardrails", cadence=Every(None),
-        look_s=15.0, per_company=False, skip_late=True, limit_min=5.0,
+        name="guardrails", task="tasks.dispatch_tick.watch_guardrails", cadence=Every(None),
+        per_company=False, look_s=30.0, skip_late=True, alone=True, limit_min=5.0,
     ),
     # Every hour: decisions and their outcomes become experiences.
     Entry(

@@ -3,7 +3,7 @@
 The schedule's ticks alone, without a broker: patients are dispatched whatever becomes of Redis and
 of workers. Beside workers that tick as well, each epoch of a company is done by whoever is first;
 with ``--stand-by`` this process does only what nobody has begun so many seconds into the epoch.
-The tick also watches the guardrails of running experiments.
+It also watches the guardrails of running experiments.
 """
 
 import sys
@@ -69,11 +69,13 @@ def tell(outcome: Outcome, *, quiet: bool) -> None:
         given_up = " (given up: see task_runs.py)" if outcome.state == "dead" else ""
         print(f"{whose}{job.entry.name}: {outcome.error}{given_up}", file=sys.stderr, flush=True)
         return
-    for whom, why in outcome.result.get("stopped", {}).items():
-        print(f"experiment {whom}: the learned arm was stopped: {why}", flush=True)
+    for experiment, breach in outcome.result.get("stopped", {}).items():
+        print(f"{experiment}: the learned arm was stopped: {breach}", flush=True)
     if not quiet and outcome.state != "elsewhere":
         counts = ", ".join(
-            f"{value} {name}" for name, value in outcome.result.items() if isinstance(value, int)
+            f"{value} {name.replace('_', ' ')}"
+            for name, value in outcome.result.items()
+            if type(value) is int and value and name != "company_id"
         )
         print(f"{whose}{job.entry.name}: {outcome.state}" + (f", {counts}" if counts else ""),
               flush=True)  # fmt: skip
@@ -83,9 +85,9 @@ def _once(place: Workplace, *, quiet: bool) -> int:
     """Now, whoever has dispatched in this epoch: a person asks for it."""
     known = companies(place.loop.database)
     tick = dispatch_open_bookings(place.dispatcher(), known)
-    for company_id, breach in place.watches.look(known, place.loop.clock.now()).items():
-        whose = "default experiment" if company_id is None else f"company {company_id}"
-        print(f"{whose}: the learned arm was stopped: {breach.words}")
+    for company_id, breach in place.watches().look(known, place.loop.clock.now()).items():
+        whose = "the default experiment" if company_id is None else f"company {company_id}"
+        print(f"{whose}: the learned arm was stopped: {breach}")
     if not quiet:
         print(
             f"{len(tick.epochs)} companies, {tick.assigned} bookings assigned, "

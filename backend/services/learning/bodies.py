@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from services.dispatching.fates import DispatchError, Epoch
+from services.dispatching.fates import DispatchError
 from services.dispatching.tick import dispatch_open_bookings
 
 from . import task_runs
@@ -29,27 +29,29 @@ def tick(place: Workplace, job: Job) -> dict[str, Any]:
     """Decide what is open for a company.
 
     Raises:
-        DispatchError: If it could not be.
+        DispatchError: If it cannot be dispatched.
     """
     counted = dispatch_open_bookings(place.dispatcher(), [_company(job)])
     for why in counted.failed.values():
-        raise DispatchError(why)
+        raise DispatchError(f"not dispatched: {why}")
     return {
         "assigned": counted.assigned,
         "overdue": counted.overdue,
-        "decisions": sum(_count(epoch) for epoch in counted.epochs),
-        "released": len(counted.released),
+        "decisions": sum(len(epoch.fates) for epoch in counted.epochs),
+        "released": len(counted.released),  # drivers of jobs whose outcome nobody ever told
     }
 
 
-def guard(place: Workplace, _job: Job) -> dict[str, Any]:
-    """Look at the guardrails of all experiments, whether companies were dispatched or not."""
-    breaches = place.watches.look(place.companies(), place.loop.clock.now())
-    for company_id, breach in breaches.items():
-        whose = "default experiment" if company_id is None else f"company {company_id}"
-        logger.warning("%s: the learned arm was stopped: %s", whose, breach.words)
-    stopped = {"default" if c is None else str(c): b.words for c, b in breaches.items()}
-    return {"stopped": stopped} if stopped else {}
+def watch_guardrails(place: Workplace, _job: Job) -> dict[str, Any]:
+    """Weigh what is new of all companies' experiments; a learned arm that does harm is stopped."""
+    breaches = place.watches().look(place.companies(), place.loop.clock.now())
+    stopped = {
+        "the default experiment" if company_id is None else f"company {company_id}": str(breach)
+        for company_id, breach in breaches.items()
+    }
+    for whose, breach in stopped.items():
+        logger.warning("%s: the learned arm was stopped: %s", whose, breach)
+    return {"stopped": stopped}
 
 
 def collect(place: Workplace, job: Job) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:
 
 BODIES: Final[Mapping[str, Body]] = {
     "tick": tick,
-    "guardrails": guard,
+    "guardrails": watch_guardrails,
     "collection": collect,
     "retraining": retrain,
     "rollout": roll,
@@ -142,7 +144,3 @@ def _finite(value: Any) -> Any:
 def _company(job: Job) -> int:
     assert job.company_id is not None, "this entry is for each company"
     return job.company_id
-
-
-def _count(epoch: Epoch) -> int:
-    return len(epoch.fates)

@@ -31,7 +31,7 @@ from services.rl.serving.registry import CANDIDATE, CHAMPION
 
 from .loop import Loop
 
-LOOP: Final = "nightly retraining"
+LOOP: Final = "retraining"
 """Who registers candidates that passed the gate."""
 
 ROLLOUT: Final = "rollout"

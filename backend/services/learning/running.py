@@ -91,7 +91,8 @@ def carry_out(place: Workplace, job: Job, body: Body) -> Outcome:
         told = "its period was over before it began"
         mine = task_runs.skip(
             loop.database, loop.clock, entry.name, job.key, told, lease=_lease(entry),
-            arguments=job.arguments, scope=job.scope, machine=place.machine,
+            arguments=job.arguments, scope=job.scope if entry.alone else None,
+            machine=place.machine,
         )  # fmt: skip
         return Outcome(job, "skipped" if mine else "elsewhere", error=told)
     run = task_runs.begin(

@@ -56,7 +56,7 @@ class Run:
         attempt: This beginning's number, from 1.
         most_attempts: Beginnings before it is given up.
         lease: Without a sign of life for so long it may be taken over.
-        scope: Runs whose keys begin so share a dead letter; empty: each has its own.
+        scope: Runs whose keys begin so share a dead letter; None: each has its own.
         arguments: For the dead letter.
         lost: Set when another has taken it over.
     """
@@ -70,7 +70,7 @@ class Run:
     attempt: int
     most_attempts: int
     lease: timedelta
-    scope: str
+    scope: str | None
     arguments: dict[str, Any]
     lost: threading.Event = field(default_factory=threading.Event)
 
@@ -107,9 +107,8 @@ def begin(
     machine = machine or SystemClock()
     now, alive_at = clock.now(), machine.now()
     kept = dict(arguments or {})
-    scope = alone_among or ""
     with database.writing() as session:
-        _one_at_a_time(session, task, scope or period_key)
+        _one_at_a_time(session, task, period_key if alone_among is None else alone_among)
         row = _row(session, task, period_key)
         if row is not None and row.state in ("done", "dead"):
             return None
@@ -123,7 +122,7 @@ def begin(
             row = TaskRun(task=task, period_key=period_key, attempts=0, token=0)
             session.add(row)
         elif row.attempts >= most_attempts:
-            _bury(session, row, now, kept, scope, f"{LOST} {row.attempts} times")
+            _bury(session, row, now, kept, alone_among, f"{LOST} {row.attempts} times")
             return None
         elif row.state == "running":
             logger.warning("run %s %s is taken over: %s", task, period_key, LOST)
@@ -132,7 +131,7 @@ def begin(
         session.flush()
         return Run(
             database, clock, machine, task, period_key, row.token, row.attempts, most_attempts,
-            lease, scope, kept,
+            lease, alone_among, kept,
         )  # fmt: skip
 
 
@@ -183,7 +182,7 @@ def skip(
     *,
     lease: timedelta,
     arguments: Mapping[str, Any] | None = None,
-    scope: str = "",
+    scope: str | None = None,
     machine: Clock | None = None,
 ) -> bool:
     """Do a period no more: it is over. A run of it that failed or was lost becomes a dead letter.
@@ -193,7 +192,7 @@ def skip(
     """
     now, alive_at = clock.now(), (machine or SystemClock()).now()
     with database.writing() as session:
-        _one_at_a_time(session, task, scope or period_key)
+        _one_at_a_time(session, task, period_key if scope is None else scope)
         row = _row(session, task, period_key)
         if row is None:
             session.add(
@@ -370,13 +369,15 @@ def _bury(
     row: TaskRun,
     now: datetime,
     arguments: dict[str, Any],
-    scope: str,
+    scope: str | None,
     error: str,
 ) -> None:
     row.state, row.error, row.finished_at = "dead", error, now
     logger.error("run %s %s is given up: %s", row.task, row.period_key, error)
     known = None
-    if scope:  # a company that fails at every epoch is one letter, not three hundred a day
+    if (
+        scope is not None
+    ):  # a company that fails at every epoch is one letter, not three hundred a day
         known = session.scalar(
             select(DeadLetter)
             .where(

@@ -28,7 +28,6 @@ class Workplace:
         loop: As given.
         machine: As given.
         calendar: Turns instants into periods.
-        watches: Of the guardrails; they find their evidence in the database.
     """
 
     def __init__(
@@ -41,9 +40,9 @@ class Workplace:
         self.loop = loop
         self.machine = machine or SystemClock()
         self.calendar = Calendar(loop.config.zone, float(loop.scenario.rules.epoch_min))
-        self.watches = Watches(loop.database, loop.scenario.rules)
         self._give = dispatcher or self._make
         self._dispatcher: Dispatcher | None = None
+        self._watches: Watches | None = None
         self._lock = threading.Lock()
 
     def companies(self) -> list[int]:
@@ -56,6 +55,13 @@ class Workplace:
             if self._dispatcher is None:
                 self._dispatcher = self._give()
         return self._dispatcher
+
+    def watches(self) -> Watches:
+        """Who watches the guardrails in this process; the evidence is rebuilt from the log."""
+        with self._lock:
+            if self._watches is None:
+                self._watches = Watches(self.loop.database, self.loop.scenario.rules)
+            return self._watches
 
     def _make(self) -> Dispatcher:
         loop = self.loop

@@ -56,6 +56,7 @@ NIGHT = Daily(clock_time(0, 0))
 
 FAST_SCHEDULE = (
     replace(entry_named("tick"), **FAST),
+    replace(entry_named("guardrails"), **FAST),
     replace(entry_named("collection"), **FAST),
     replace(entry_named("retraining"), **FAST, catch_up_min=None),
     Entry("often", "tasks.fast.often", Every(0.05), **FAST),

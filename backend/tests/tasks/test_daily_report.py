@@ -2,18 +2,18 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select
 
 from models import Assignment, Booking, Decision, Driver
 from models.learning import CollectionMark, TaskRun
-from services.dispatching.tick import Tick
+from services.dispatching.fates import DispatchError
 from services.learning import task_runs
 from services.learning.bodies import BODIES, clear_away
 from services.learning.daily_report import report_day
 from services.learning.running import carry_out, due
-from services.rl.experiments.guardrails import Breach
 from tasks.schedule import entry_named
 from tests.rows import a_decision, a_snapshot
 
@@ -120,24 +120,35 @@ def test_the_purge_keeps_what_the_settings_keep(place):
 
 
 def test_a_tick_that_cannot_dispatch_says_why(place, monkeypatch):
-    job = job_for(place, "tick")
-    monkeypatch.setattr(
-        "services.learning.bodies.dispatch_open_bookings",
-        lambda *_: Tick((), {3: "busy"}),
-    )
-    monkeypatch.setattr(place, "dispatcher", lambda: None)
-    outcome = carry_out(place, job, BODIES["tick"])
-    assert (outcome.state, outcome.error) == ("failed", "busy")
+    class Busy:
+        database, now = place.loop.database, place.loop.clock.now
+
+        def dispatch(self, company_id):
+            raise DispatchError("the fleet changes faster than it can be decided")
+
+    monkeypatch.setattr(place, "dispatcher", Busy)
+    outcome = carry_out(place, job_for(place, "tick"), BODIES["tick"])
+    assert outcome.state == "failed"
+    assert outcome.error.startswith("not dispatched: the fleet changes faster")
 
 
-def test_guardrails_are_looked_at_whoever_was_dispatched_and_a_breach_is_told(place, monkeypatch):
-    job = job_for(place, "guardrails")
-    assert carry_out(place, job, BODIES["guardrails"]).result == {}
-    breach = Breach("late", place.loop.clock.now(), "Too late.", 0.5, 0.1, 0.02, 1e9, 300.0)
+def test_guardrails_are_looked_at_over_all_companies_and_a_breach_is_told(place, monkeypatch):
+    assert carry_out(place, job_for(place, "guardrails"), BODIES["guardrails"]).result == {
+        "stopped": {}
+    }
+    seen = []
+
+    def look(company_ids, now):
+        seen.append((company_ids, now))
+        return {None: "late_rate", 7: "fallback_rate"}
+
+    monkeypatch.setattr(place, "watches", lambda: SimpleNamespace(look=look))
     place.loop.clock.advance(minutes=5)
-    monkeypatch.setattr(place.watches, "look", lambda companies, now: {None: breach, 7: breach})
     outcome = carry_out(place, job_for(place, "guardrails"), BODIES["guardrails"])
-    assert outcome.result == {"stopped": {"default": "Too late.", "7": "Too late."}}
+    assert outcome.result["stopped"] == {
+        "the default experiment": "late_rate", "company 7": "fallback_rate",
+    }  # fmt: skip
+    assert seen == [(list(COMPANIES), place.loop.clock.now())]
 
 
 @pytest.mark.parametrize("state", ["begun twice", "stale"])

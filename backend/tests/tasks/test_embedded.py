@@ -55,7 +55,8 @@ def test_a_day_by_the_clock_does_every_period_once(place):
     counts = {name: bodies.count(name) for name in BODIES}
     assert counts == {
         "tick": 2 * 48, "guardrails": 48, "collection": 2 * 24, "rollout": 2 * 24,
-        "retraining": 2, "purge": 2, "report": 2,
+        "retraining": 2, "purge": 2,
+        "report": 2,
     }  # fmt: skip
     assert {row.state for row in rows(place)} == {"done"}
 
