@@ -40,7 +40,7 @@ def loop(atmr_home):
 
 @pytest.fixture
 def champion(loop, tmp_path):
-    version = loop.registry.register(bundle_of("planner", tmp_path).path, "ana", "first")
+    version = loop.registry.register(bundle_of("planner", tmp_path).path, "ana", "first", company=1)
     loop.registry.promote(version, "ana", "first", company=1)
     return version
 

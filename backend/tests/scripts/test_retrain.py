@@ -43,7 +43,6 @@ def test_a_night_by_hand(history, monkeypatch, capsys):
     [
         (["--kinds", "matching"], "'matching' is none of planner, dqn_matching"),
         (["--date", "yesterday"], "'yesterday' is no date"),
-        (["--minutes", "0"], "--minutes"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, sentence, capsys, atmr_home):
