@@ -115,7 +115,7 @@ class Entry:
         queue: Who does it.
         per_company: One run for each company.
         look_s: How often the broker's beat looks for what is due; a message that nobody has begun
-            by then is void, and sent again.
+            a few looks later is void.
         catch_up_min: So long after a period's begin it is still begun; None: until it is over.
         skip_late: When its period is over it is not done any more (a tick: the next one dispatches
             what is open). Else a run that failed is tried again whenever.

@@ -14,7 +14,7 @@ from services.learning.bodies import BODIES
 from services.learning.periods import Daily, Entry, Every
 from tasks.schedule import SCHEDULE, entry_named
 
-FAST = {"look_s": 1.0, "lease_s": 3.0}
+FAST = {"look_s": 2.0, "lease_s": 3.0}
 
 
 def trace(place, *words):

@@ -69,7 +69,7 @@ def beat(folder, settings, **given):
     return Child(folder, settings, "beat", "--loglevel", "info", "--pidfile=", **given)
 
 
-def wait_until(condition, seconds=45.0, what="it did not happen"):
+def wait_until(condition, seconds=90.0, what="it did not happen"):
     """The condition's value, once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
