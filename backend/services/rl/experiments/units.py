@@ -89,7 +89,8 @@ def unit_of(
     Marketplace", ryan-tolone.com/projects/switchback).
 
     In our own overloaded fleet (``scripts/rl/check_experiments.py --bias``) it has even the wrong
-    sign: the arm that plans further ahead leaves the free cars to the other.
+    sign: most likely because the planner commits late, and finds the drivers taken by the arm that
+    commits early.
 
     ``switchback``, recommended where arms share drivers, gives a zone of one company and a block
     of time to one arm, so that within it one policy has the whole fleet: Chamandy 2016
