@@ -93,7 +93,7 @@ class Question:
             fields: Effect, share, alpha, power.
 
         Raises:
-            UsageError: If the history says nothing.
+            UsageError: If the history says nothing, or leaves no room for the effect.
         """
         if not history.units or not 0 < history.ratio < 1 or not days > 0:
             raise UsageError("power: the history has no bookings, or all went the same way")
@@ -105,7 +105,7 @@ class Question:
             icc=history.icc(),
             companies=history.units if stay else None,
             share=fields.get("share", 0.5),
-            effect=_within(history.ratio, fields.get("effect", 0.03)),
+            effect=fields.get("effect", 0.03),
         )
         return replace(
             question,
@@ -133,7 +133,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answered:
+class DaysNeeded:
     """Days until the effect is found with the power asked for; None: no number of days is enough.
 
     Attributes:
@@ -145,16 +145,16 @@ class Answered:
     fixed: float | None
 
 
-def days_needed(question: Question) -> Answered:
+def days_needed(question: Question) -> DaysNeeded:
     """How many days the experiment takes."""
     if question.companies is not None:
-        return Answered(_staying_looks(question), _staying_fixed(question))
+        return DaysNeeded(_staying_looks(question), _staying_fixed(question))
     effect, variance = abs(question.effect), question.variance()
     once = special.ndtri(1 - question.alpha / 2) + special.ndtri(question.power)
     fixed = once**2 * variance / effect**2
     theta = effect / math.sqrt(variance)
     units = units_to_cross(theta, question.least_units, question.power, question.alpha)
-    return Answered(_days(units / question.units_per_day), _days(fixed / question.units_per_day))
+    return DaysNeeded(_days(units / question.units_per_day), _days(fixed / question.units_per_day))
 
 
 def units_to_cross(theta: float, start: float, power: float, alpha: float) -> float:
@@ -227,9 +227,3 @@ def _found(question: Question, days: float, needed: float) -> bool:
 
 def _days(value: float) -> float | None:
     return value if value <= MOST_DAYS else None
-
-
-def _within(rate: float, effect: float) -> float:
-    """The effect, or half of what there is room for."""
-    room = 1 - rate if effect > 0 else rate
-    return math.copysign(min(abs(effect), room / 2), effect)

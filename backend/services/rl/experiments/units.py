@@ -88,13 +88,18 @@ def unit_of(
     minutes and 11 % for blocks of two hours (R. Tolone, "Switchback Experiments on a Simulated
     Marketplace", ryan-tolone.com/projects/switchback).
 
+    In our own overloaded fleet (``scripts/rl/check_experiments.py --bias``) it has even the wrong
+    sign: most likely because the planner commits late, and finds the drivers taken by the arm that
+    commits early.
+
     ``switchback``, recommended where arms share drivers, gives a zone of one company and a block
     of time to one arm, so that within it one policy has the whole fleet: Chamandy 2016
     ("Experimentation in a Ridesharing Marketplace"), Bojinov, Simchi-Levi and Zhao 2023
     ("Design and Analysis of Switchback Experiments", Management Science). What remains is
     carry-over: a block begins with the queues that the last one left, hence blocks several trips
     long, and zones large enough that drivers rarely cross them. The block is the *decision's*: a
-    booking deferred across a boundary is decided by the next block's arm.
+    booking deferred across a boundary is decided by the next block's arm. Whose doing its outcome
+    is, is another question: `attribution`.
 
     ``company`` shares nothing, and needs many companies to say anything.
 

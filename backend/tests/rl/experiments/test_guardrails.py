@@ -136,7 +136,7 @@ def test_a_booking_counts_once_however_often_it_is_told():
 
 
 def test_a_switchback_unit_is_weighed_once_when_its_outcomes_have_come_in():
-    _, monitor, _ = monitored(unit="switchback")
+    _, monitor, _ = monitored(unit="switchback", block_min=30)
     unit = "block:1:0.0:20260302T0900Z"  # 30 minutes, then an hour to settle
     for booking in range(4):
         record(monitor, AT + timedelta(minutes=20 * booking), unit, booking)
