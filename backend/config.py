@@ -48,6 +48,8 @@ class Config(BaseSettings):
             outcomes that come late or past our API.
         production_share: Of the experiences of a nightly update, those from production.
         train_minutes: Most that a nightly update of one kind of model may take.
+        gate_days: Fresh days on which a candidate is judged; fewer pass fewer equals
+            (``gate_power.py``).
         rollout: ``manual``: a candidate that passes the gate waits for a person; ``auto``: it is
             promoted, and rolled back by guardrail or verdict.
         purge_after_days: Decisions and snapshots older than this go; None: none.
@@ -77,6 +79,7 @@ class Config(BaseSettings):
     collect_overlap_hours: float = Field(default=48.0, gt=0, le=24 * 60)
     production_share: float = Field(default=0.25, ge=0, le=1)
     train_minutes: float = Field(default=20.0, gt=0, le=24 * 60)
+    gate_days: int = Field(default=400, ge=20, le=100_000)
     rollout: Literal["manual", "auto"] = "manual"
     purge_after_days: int | None = Field(default=None, ge=7, le=36_500)
     clock_file: Path | None = None

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         plan = SitePlan(
             folder, arguments.scenario, first, entries, arguments.train_minutes,
-            arguments.database_url, arguments.redis_url,
+            arguments.gate_days, arguments.database_url, arguments.redis_url,
         )  # fmt: skip
         open_site = embedded if arguments.mode == "embedded" else distributed
         site = stack.enter_context(open_site(plan, told.outcome))
@@ -116,6 +116,7 @@ def _parser() -> Parser:
     )
     for option, kind, default, metavar, told in (
         ("--train-minutes", float, 1.0, "MIN", "per kind of model and night (default 1)"),
+        ("--gate-days", int, 200, "D", "fresh days of the gate (default 200; production has 400)"),
         ("--only", str, None, "NAME,...", ", ".join(e.name for e in SCHEDULE) + "; default: all"),
         ("--speed", float, None, "N", "at most so many times as fast as the world"),
         ("--home", Path, None, "DIR", "database, models, reports; default: a temporary folder"),

@@ -50,6 +50,7 @@ class SitePlan:
         first: Local date of the first day.
         entries: Of the schedule.
         train_minutes: Per kind of model and night.
+        gate_days: Fresh days of the gate.
         database_url: Of the distributed mode; None: a PostgreSQL is started.
         redis_url: Likewise.
         api_workers: Processes of the server.
@@ -60,6 +61,7 @@ class SitePlan:
     first: date
     entries: Sequence[Entry]
     train_minutes: float = 1.0
+    gate_days: int = 200
     database_url: str | None = None
     redis_url: str | None = None
     api_workers: int = 2
@@ -72,6 +74,7 @@ class SitePlan:
             "rate_limit": "1000000 per minute",
             "rollout": "auto",
             "train_minutes": self.train_minutes,
+            "gate_days": self.gate_days,
             "secret_key": None,
         }
 
@@ -166,6 +169,7 @@ def distributed(plan: SitePlan, _on_outcome: Callable[[Outcome], None]) -> Itera
             "ATMR_RATE_LIMIT": "1000000 per minute",
             "ATMR_ROLLOUT": "auto",
             "ATMR_TRAIN_MINUTES": str(plan.train_minutes),
+            "ATMR_GATE_DAYS": str(plan.gate_days),
             "ATMR_CLOCK_FILE": str(clock_file),
             "ATMR_LOG_LEVEL": "ERROR",
         }

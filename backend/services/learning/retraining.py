@@ -251,7 +251,8 @@ def retrain(
         minutes=loop.config.train_minutes, production_share=loop.config.production_share
     )
     with locks.kept(held, lock_ttl, _RENEW_EVERY_S) as still_mine:
-        night = _Night(loop, company_id, on, folder, budget, gate or _gate, say)
+        judge = gate or _gate_of(loop.config.gate_days)
+        night = _Night(loop, company_id, on, folder, budget, judge, say)
         report = night.run(kinds, still_mine)
         report.token = held.token
         if code_commit is not None:
@@ -294,6 +295,9 @@ class _Night:
             why = simulator.changes.get("why", "no reason given")
             report.notes.append(f"the served demand is trained on: {why}")
         report.experiences = self._count()
+        if not simulator.changes.get("fitted") and not report.experiences:
+            report.notes.append("nothing has happened yet: there is nothing to learn from")
+            return report
         teacher: Bundle | None = None
         for kind in kinds or taught_kinds(champion):
             still_mine()
@@ -411,28 +415,34 @@ class _Night:
             self.report.notes.append(f"the store broke off: {error}")
 
 
-def _gate(
-    candidate: Bundle,
-    champion: Bundle | None,
-    simulator: Simulator,
-    experiences: Iterable[Experience],
-    on: date,
-    say: Say,
-) -> GateLike:
+def _gate_of(days: int) -> Gate:
     """`run_gate` on fresh days of recent demand and the last real ones."""
-    from services.rl.evaluation.gate import run_gate
 
-    moved = simulator.training_scenario is not simulator.scenario
-    return run_gate(
-        candidate,
-        champion,
-        simulator.scenario,
-        on=on,
-        real_days=simulator.days,
-        experiences=experiences,
-        training_scenario=simulator.training_scenario if moved else None,
-        say=say,
-    )
+    def judge(
+        candidate: Bundle,
+        champion: Bundle | None,
+        simulator: Simulator,
+        experiences: Iterable[Experience],
+        on: date,
+        say: Say,
+    ) -> GateLike:
+        from services.rl.evaluation.gate import run_gate
+
+        moved = simulator.training_scenario is not simulator.scenario
+        return run_gate(
+            candidate,
+            champion,
+            simulator.scenario,
+            on=on,
+            days=days,
+            stress_days=max(20, days // 4),
+            real_days=simulator.days,
+            experiences=experiences,
+            training_scenario=simulator.training_scenario if moved else None,
+            say=say,
+        )
+
+    return judge
 
 
 def _unchanged(nightly: dict[str, Any]) -> bool:
