@@ -136,8 +136,11 @@ def embedded(plan: SitePlan, on_outcome: Callable[[Outcome], None]) -> Iterator[
         with open_loop(config, clock=clock, store=store) as loop:
             place = Workplace(loop, dispatcher=at_work.parts[DISPATCHER].get)
             conductor = InThisProcess(place, plan.entries, BODIES, on_outcome)
-            yield Site(loop, clock, lambda key: InProcess(app, key), conductor)
-        at_work.database.dispose()
+            try:
+                yield Site(loop, clock, lambda key: InProcess(app, key), conductor)
+            finally:
+                conductor.close()
+                at_work.database.dispose()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, time
 from pathlib import Path
+from time import sleep
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -38,6 +39,7 @@ ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 _END_S: Final = 10.0
 _TOLD: Final = 1_000
+_LOOK_S: Final = 0.5
 NOT_NOW: Final = 75
 """Exit code of a child that cannot do it now (EX_TEMPFAIL)."""
 
@@ -131,6 +133,7 @@ class TrainingProcess:
                     "per_company": entry.per_company,
                     "key": job.key,
                     "now": None if known else loop.clock.now().isoformat(),
+                    "parent": os.getpid(),
                 }
             )
         )
@@ -150,6 +153,7 @@ def environment_of(config: Config) -> dict[str, str]:
 def main(path: Path) -> None:
     """In the child: do the job that a file describes; its result lies beside it."""
     told = json.loads(path.read_text())
+    threading.Thread(target=_end_with, args=(told["parent"],), daemon=True).start()
     module, _, name = told["body"].partition(":")
     body: Body = getattr(importlib.import_module(module), name)
     daily, now = told["daily"], told["now"]
@@ -167,6 +171,13 @@ def main(path: Path) -> None:
     hidden = path.with_name(".result")
     hidden.write_text(json.dumps(result, allow_nan=False))
     hidden.replace(path.with_name("result.json"))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: nobody would take what it makes."""
+    while os.getppid() == parent:
+        sleep(_LOOK_S)
+    os._exit(NOT_NOW)
 
 
 if __name__ == "__main__":

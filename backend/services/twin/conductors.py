@@ -44,6 +44,10 @@ class InThisProcess:
         """See `services.twin.play.Conductor`."""
         self._embedded.step(whatever=True)
 
+    def close(self) -> None:
+        """End what is under way."""
+        self._embedded.close()
+
 
 class SendsTask(Protocol):
     """Celery's app, as far as it is needed."""

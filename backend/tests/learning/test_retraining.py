@@ -79,6 +79,7 @@ def test_what_passes_the_gate_becomes_the_companys_candidate(loop, champion, fou
     assert RetrainingReport.read(report.folder) == report
 
 
+@pytest.mark.slow  # imports Torch and trains a network: half a minute
 def test_the_best_of_several_kinds_is_registered(loop, champion, found):
     report = night(
         loop, gate_that_says(planner=1.0, dqn_matching=2.0), kinds=["planner", "dqn_matching"]
@@ -161,12 +162,24 @@ def test_a_finished_night_is_told_again_and_not_repeated(loop, champion, found):
     assert len(loop.registry.versions()) == 2
 
 
-def test_a_company_without_history_learns_in_the_served_world(loop, champion, found):
+def test_a_company_in_which_nothing_has_happened_yet_trains_nothing(loop, champion, found):
+    gate = gate_that_says(planner=1.0)
+    report = retrain(loop, 9, kinds=["planner"], budget=replace(TINY, minutes=5.0), gate=gate)
+    assert (report.kinds, gate.asked, report.finished) == ([], [], True)
+    assert report.notes == [
+        "the served demand is trained on: there is no history yet",
+        "nothing has happened yet: there is nothing to learn from",
+    ]
+
+
+def test_experiences_without_a_history_are_learned_from_in_the_served_world(loop, champion, found):
+    loop.store.put(9, experiences(5, company_id=9))
     report = retrain(
         loop, 9, kinds=["planner"], budget=replace(TINY, minutes=5.0),
         gate=gate_that_says(planner=1.0),
     )  # fmt: skip
     assert report.notes == ["the served demand is trained on: there is no history yet"]
+    assert report.kinds[0].version is not None
 
 
 @pytest.mark.parametrize(

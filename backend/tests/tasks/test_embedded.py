@@ -1,11 +1,13 @@
 """The schedule in one process: every period once, dispatching beside training, clean stops."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -16,6 +18,7 @@ from services.learning.bodies import BODIES, plain
 from services.learning.embedded import Embedded
 from services.learning.periods import TRAIN
 from services.learning.running import carry_out, due
+from services.learning.training_process import BACKEND, TrainingProcess, environment_of
 from services.rl.errors import DataError
 from tasks.schedule import SCHEDULE, entry_named
 
@@ -223,3 +226,36 @@ def test_nothing_here_brings_celery_or_torch():
 @pytest.mark.parametrize("name", [entry.name for entry in SCHEDULE])
 def test_every_entry_has_a_body(name):
     assert callable(BODIES[name])
+
+
+def test_a_training_ends_with_a_parent_that_was_killed(place, tmp_path):
+    """Two trainings at once, one of them for nobody, would share the night's folder."""
+    night(place)
+    place.loop.database.dispose()
+    job = tmp_path / "job.json"
+    TrainingProcess(bodies_apart.endless)._describe(job, place.loop, due(place, RETRAINING)[0])
+    parent = (
+        "import json, os, pathlib, subprocess, sys\n"
+        "job = pathlib.Path(sys.argv[1])\n"
+        "job.write_text(json.dumps({**json.loads(job.read_text()), 'parent': os.getpid()}))\n"
+        "child = [sys.executable, '-m', 'services.learning.training_process', str(job)]\n"
+        "print(subprocess.Popen(child).pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {**os.environ, **environment_of(place.loop.config), "PYTHONPATH": str(BACKEND)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent, str(job)],
+        env={**environment, "ATMR_HOME": str(place.loop.home)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child = int(process.stdout.readline())
+    begun = place.loop.home / "training.begun"
+    deadline = time.monotonic() + 60
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert begun.exists()
+    process.kill()
+    process.communicate()
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
