@@ -208,8 +208,12 @@ def _power(
     iccs: list[float] = []
     numbers = range(first, first + options.power)
     for seed in progress(numbers, label=name, quiet=options.quiet, total=options.power):
+        past = history(trial, seed)
+        if past.ratio + gain >= 1:  # a company so punctual cannot gain so much
+            days.append(np.inf)
+            continue
         question = Question.from_history(
-            history(trial, seed), trial.days, stay=trial.unit == UnitKind.COMPANY, effect=gain,
+            past, trial.days, stay=trial.unit == UnitKind.COMPANY, effect=gain,
             share=trial.share, power=POWER,
         )  # fmt: skip
         iccs.append(question.icc)
