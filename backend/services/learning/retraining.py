@@ -91,7 +91,8 @@ class KindReport:
         bundle: Its folder, under the night's.
         nightly: What the bundle tells of its origin.
         go: What the gate said; None: it was not asked.
-        gain: Reward a day beyond the champion (beyond the heuristic where there is none).
+        gain: Reward beyond the champion (beyond the heuristic where there is none) on the gate's
+            fresh days, in percent of what the bookings are worth.
         failed: Lines of the gate that failed.
         gate_report: Its JSON, under the night's folder.
         why: Why there is no candidate, in a sentence.
@@ -174,7 +175,7 @@ class RetrainingReport:
             + f". Registered as candidate: **{self.registered or 'nothing'}**. "
             f"{self.experiences} experiences in the store; {self.seconds:.0f} s.",
             "",
-            "| kind | version | gate | gain a day | failed lines | why not |",
+            "| kind | version | gate | gain, % of worth | failed lines | why not |",
             "|---|---|---|---|---|---|",
         ]
         for kind in self.kinds:
@@ -451,7 +452,7 @@ def _unchanged(nightly: dict[str, Any]) -> bool:
 
 
 def _gain(told: GateLike, against_champion: bool) -> float | None:
-    """Reward beyond the champion, or the heuristic where there is none."""
+    """Reward beyond the champion, or the heuristic where there is none; percent of worth."""
     wanted = "champion.reward" if against_champion else "heuristic.reward"
     for line in told.lines:
         if line.name == wanted and line.value is not None and np.isfinite(line.value):
@@ -466,7 +467,7 @@ def _register(loop: Loop, report: RetrainingReport, locks: FencedLocks, held: He
         return
     best = max(passed, key=lambda kind: -np.inf if kind.gain is None else kind.gain)
     assert best.bundle is not None
-    gain = "" if best.gain is None else f", {best.gain:+.2f} a day on the gate's days"
+    gain = "" if best.gain is None else f", {best.gain:+.2f} % of worth on the gate's days"
     where = None
     if best.gate_report is not None:
         where = (report.folder / best.gate_report).relative_to(loop.home).as_posix()
