@@ -183,18 +183,10 @@ def distributed(plan: SitePlan, _on_outcome: Callable[[Outcome], None]) -> Itera
             "ATMR_LOG_LEVEL": "ERROR",
         }
         served = stack.enter_context(ServedApp(plan.folder, environment, workers=plan.api_workers))
-        workers = [
-            stack.enter_context(
-                CeleryWorker(
-                    plan.folder,
-                    environment,
-                    queues=queue,
-                    name=f"worker-{queue}",
-                    application=plan.application,
-                )  # fmt: skip
-            )
-            for queue in sorted({entry.queue for entry in plan.entries})
-        ]
+        queues = sorted({entry.queue for entry in plan.entries})
+        workers = [_worker(plan, environment, queue) for queue in queues]
+        for worker in workers:
+            stack.enter_context(worker)
         for worker in workers:
             worker.await_ready()
         conductor = ByWorkers(
@@ -206,6 +198,16 @@ def distributed(plan: SitePlan, _on_outcome: Callable[[Outcome], None]) -> Itera
             loop, clock, lambda key: OverHttp(address, key), conductor, environment, served,
             workers, redis,
         )  # fmt: skip
+
+
+def _worker(plan: SitePlan, environment: dict[str, str], queue: str) -> CeleryWorker:
+    return CeleryWorker(
+        plan.folder,
+        environment,
+        queues=queue,
+        name=f"worker-{queue}",
+        application=plan.application,
+    )
 
 
 def _sender(config: Config) -> Any:

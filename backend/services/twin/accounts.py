@@ -124,17 +124,12 @@ def close_books(loop: Loop, companies: Sequence[TwinCompany]) -> Books:
 def _host_lines(loop: Loop, company: TwinCompany) -> list[Line]:
     of, told = company.company_id, company.told.counts
     with loop.database.reading() as session:
-        statuses: Counter[str] = Counter(
-            dict(
-                session.execute(
-                    select(Booking.status, func.count())
-                    .where(Booking.company_id == of)
-                    .group_by(Booking.status)
-                )
-                .tuples()
-                .all()
-            )
+        found = session.execute(
+            select(Booking.status, func.count().label("bookings"))
+            .where(Booking.company_id == of)
+            .group_by(Booking.status)
         )
+        statuses: Counter[str] = Counter({row.status: row.bookings for row in found})
         assignments = session.scalar(
             select(func.count())
             .select_from(Assignment)

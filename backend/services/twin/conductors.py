@@ -110,8 +110,9 @@ class ByWorkers:
                 return
             if time.monotonic() - sent_at >= self._send_again_s:
                 sent_at = time.monotonic()
+                open_ = {job.key for job in due(self._place, entry)}  # lost ones too
                 for job in jobs:
-                    if states.get(job.key) is None or states[job.key] == "failed":
+                    if job.key in open_:
                         self._send(entry, job)
             time.sleep(_POLL_S)
         self.not_awaited += 1
@@ -136,4 +137,4 @@ class ByWorkers:
                     tuple_(TaskRun.task, TaskRun.period_key).in_(keys)
                 )
             )
-            return dict(rows.tuples().all())
+            return {row.period_key: row.state for row in rows}
