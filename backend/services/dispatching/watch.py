@@ -72,8 +72,10 @@ class Watches:
             followers.setdefault(key, []).append(company_id)
         breaches: dict[int | None, Breach] = {}
         for key, ids in followers.items():
-            watch = self._watches.setdefault(key, Watch(self._database, ids, self._rules))
-            watch.company_ids = ids
+            watch = self._watches.get(key)
+            if watch is None:
+                watch = self._watches[key] = Watch(self._database, ids, self._rules)
+            watch.follow(ids)
             breach = watch.look(now)
             if breach is not None:
                 breaches[key] = breach
@@ -111,6 +113,18 @@ class Watch:
     def monitor(self) -> GuardrailMonitor | None:
         """The evidence so far; None while nothing is compared."""
         return self._monitor
+
+    def follow(self, company_ids: Sequence[int]) -> None:
+        """Watch these companies from now on.
+
+        The experiment is looked up by the first of them. Where that one has gone (it has an
+        experiment of its own now, or no driver left) the lookup must not stay with it, or its own
+        experiment would be stopped in place of the one that the others follow.
+        """
+        if company_ids[0] != self.company_ids[0]:
+            self._experiment = SqlExperiment(self._database, company_ids[0], self._name)
+            self._monitor = None  # it writes its stop by the old lookup
+        self.company_ids = list(company_ids)
 
     def look(self, now: datetime) -> Breach | None:
         """Weigh what is new; the breach, if the learned arm was stopped by this.

@@ -130,6 +130,25 @@ def test_a_company_with_an_experiment_of_its_own_is_weighed_alone(trial):
     assert not SqlExperiment(trial.database, 5).current().stopped
 
 
+def test_a_company_that_gets_its_own_experiment_takes_the_default_ones_watch_not_with_it(trial):
+    with trial.database.writing() as session:
+        session.execute(update(Experiment).values(company_id=None))
+    start = trial.clock.now()
+    watches = Watches(trial.database, trial.scenario.rules)
+    assert watches.look([COMPANY, 20], start) == {}
+    with trial.database.writing() as session:  # as the rollout, or a person, makes one
+        session.add(
+            Experiment(
+                id=2, company_id=COMPANY, name="dispatch", mode="off", unit="booking", salt="o",
+                rl_share=0.5, created_at=start, updated_at=start, guardrails={},
+            )
+        )  # fmt: skip
+    live(trial, 3, late_rl=0.8, of=20)
+    assert list(watches.look([COMPANY, 20], trial.clock.now())) == [None]
+    assert SqlExperiment(trial.database, 20).current().stopped
+    assert not SqlExperiment(trial.database, COMPANY).current().stopped
+
+
 def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
     start = trial.clock.now()
     rules = trial.scenario.rules
