@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from extensions import Database
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit
-from routes.statuses import COMPLETED, PENDING
+from routes.statuses import COMPLETED, PENDING, UNASSIGNED
 from services.rl.ab_dispatcher import RL, Breach, GuardrailMonitor, notifier_for
 from services.rl.simulation.scenarios import Rules
 
@@ -216,9 +216,14 @@ class Watch:
                 Assignment.actual_dropoff_at <= now,
                 Assignment.actual_pickup_at.is_not(None),
             )
+            .order_by(Decision.decided_at.desc())
             .limit(_MOST_ROWS)
         )
+        brought: set[int] = set()
         for row in served:
+            if row.id in brought:  # given anew: the last to assign it answers, as in the verdict
+                continue
+            brought.add(row.id)
             late = row.actual_pickup_at > row.scheduled_time + on_time
             yield from self._told(row.id, row.unit, row.actual_dropoff_at, arm_of, late, False)
         waiting = session.execute(
@@ -226,7 +231,8 @@ class Watch:
             .join(Decision, (Decision.booking_id == Booking.id) & Decision.shadow.is_(False))
             .where(
                 Booking.company_id.in_(self.company_ids),
-                Booking.status == PENDING,
+                # A host may close the booking the moment its grace is over, before any look.
+                Booking.status.in_((PENDING, UNASSIGNED)),
                 Booking.scheduled_time <= now - given_up,
                 Booking.scheduled_time > since - given_up,
             )

@@ -149,7 +149,8 @@ def test_a_company_that_gets_its_own_experiment_takes_the_default_ones_watch_not
     assert not SqlExperiment(trial.database, COMPANY).current().stopped
 
 
-def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
+@pytest.mark.parametrize("status", ["PENDING", "UNASSIGNED"])
+def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial, status):
     start = trial.clock.now()
     rules = trial.scenario.rules
     promised = start + timedelta(hours=2)
@@ -157,7 +158,7 @@ def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
         session.add(
             Booking(
                 id=1, company_id=COMPANY, pickup_lat=46.2, pickup_lon=6.1, dropoff_lat=46.2,
-                dropoff_lon=6.2, scheduled_time=promised, status="PENDING", created_at=start,
+                dropoff_lon=6.2, scheduled_time=promised, status=status, created_at=start,
             )
         )  # fmt: skip
         for n, arm in enumerate(("rl", "heuristic", "heuristic")):
@@ -178,3 +179,26 @@ def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
     with trial.database.reading() as session:
         events = list(watch._outcomes(session, start, trial.clock.now()))
     assert [(e.fields["arm"], e.fields["unserved"]) for e in events] == [("heuristic", True)]
+
+
+def test_a_booking_given_anew_counts_for_the_arm_that_gave_it_last(trial):
+    start = trial.clock.now()
+    live(trial, 1, late_rl=1.0)
+    booking = 10_001  # decided by the learned arm, and late
+    with trial.database.writing() as session:
+        session.add(
+            Decision(
+                id="f" * 32, seq=0, company_id=COMPANY, booking_id=booking, driver_id=1,
+                action="assign", arm="heuristic", unit="anew", layout=1, latency_ms=1.0,
+                decided_at=start + timedelta(minutes=30),
+            )
+        )  # fmt: skip
+        session.add(
+            ExperimentUnit(
+                experiment_id=1, unit="anew", bucket=1, arm="heuristic", created_at=start
+            )
+        )
+    with trial.database.reading() as session:
+        events = list(watch_of(trial)._outcomes(session, start, trial.clock.now()))
+    arms = [e.fields["arm"] for e in events if e.fields["booking_id"] == booking]
+    assert arms == ["heuristic"]
