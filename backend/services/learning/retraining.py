@@ -91,7 +91,8 @@ class KindReport:
         bundle: Its folder, under the night's.
         nightly: What the bundle tells of its origin.
         go: What the gate said; None: it was not asked.
-        gain: Reward a day beyond the champion (beyond the heuristic where there is none).
+        gain: Reward beyond the champion (the heuristic where there is none), in percent of what
+            the gate's days are worth.
         failed: Lines of the gate that failed.
         gate_report: Its JSON, under the night's folder.
         why: Why there is no candidate, in a sentence.
@@ -174,7 +175,7 @@ class RetrainingReport:
             + f". Registered as candidate: **{self.registered or 'nothing'}**. "
             f"{self.experiences} experiences in the store; {self.seconds:.0f} s.",
             "",
-            "| kind | version | gate | gain a day | failed lines | why not |",
+            "| kind | version | gate | gain, % of worth | failed lines | why not |",
             "|---|---|---|---|---|---|",
         ]
         for kind in self.kinds:
@@ -462,11 +463,18 @@ def _gain(told: GateLike, against_champion: bool) -> float | None:
 def _register(loop: Loop, report: RetrainingReport, locks: FencedLocks, held: Held) -> None:
     """The best of those that passed, with the proof that it is still this night's turn."""
     passed = [kind for kind in report.kinds if kind.go and kind.bundle is not None]
+    for kind in passed:
+        # The gate's margins bear what chance shows between two equals. Night after night they
+        # would add up: a candidate that its days rank below what is served is none.
+        if kind.gain is None or kind.gain < 0.0:
+            told = "cannot be told" if kind.gain is None else f"is {kind.gain:+.2f} % of worth"
+            kind.why = f"within the gate's margins, but its gain {told}"
+    passed = [kind for kind in passed if kind.gain is not None and kind.gain >= 0.0]
     if not passed:
         return
-    best = max(passed, key=lambda kind: -np.inf if kind.gain is None else kind.gain)
+    best = max(passed, key=lambda kind: kind.gain or 0.0)
     assert best.bundle is not None
-    gain = "" if best.gain is None else f", {best.gain:+.2f} a day on the gate's days"
+    gain = f", {best.gain:+.2f} % of worth on the gate's days"
     where = None
     if best.gate_report is not None:
         where = (report.folder / best.gate_report).relative_to(loop.home).as_posix()
