@@ -8,7 +8,7 @@ WORKERS ?= 2
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-serve serve tick loop test test-slow check format bench clean
+.PHONY: help install install-dev demo demo-serve serve tick loop twin test test-slow check format bench clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ tick: install ## Beside `make serve`: dispatch all open bookings at every epoch,
 loop: install ## Beside `make serve`: ticks, hourly collection, nightly retraining, reports, in one process; until Ctrl-C
 	$(BIN)/python backend/scripts/rl/loop.py
 
+twin: install ## Days in minutes against the real API and database: bookings, outcomes, nights, gate, promotion (DAYS=3)
+	$(BIN)/python backend/scripts/rl/simulate_production.py --days $(or $(DAYS),3)
+
 test: install-dev ## Run the tests; they start the servers they need
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
@@ -64,9 +67,11 @@ format: install-dev ## Format and mend what can be mended
 	$(BIN)/ruff format backend
 	$(BIN)/ruff check --fix backend
 
-bench: install-dev ## Speed of the simulator, and of learning beside other libraries
+bench: install-dev ## Speed of the simulator, of learning beside other libraries, of collection and replay
 	$(BIN)/python backend/scripts/rl/benchmark.py env
 	$(BIN)/python backend/scripts/rl/benchmark.py training
+	$(BIN)/python backend/scripts/rl/benchmark.py collection
+	$(BIN)/python backend/scripts/rl/benchmark.py replay
 
 clean: ## Remove caches (never data/, results/ or models/)
 	find backend -name __pycache__ -prune -exec rm -rf {} +

@@ -25,6 +25,7 @@ class CeleryWorker:
         queues: Which it takes from.
         concurrency: Processes of its pool.
         name: Of its log.
+        application: What Celery imports.
     """
 
     def __init__(
@@ -35,11 +36,12 @@ class CeleryWorker:
         queues: str = "default",
         concurrency: int = 1,
         name: str = "worker",
+        application: str = "celery_app:app",
     ) -> None:
         self.log = folder / f"{name}.log"
         self._environment = {**os.environ, "PYTHONPATH": str(BACKEND), **settings}
         self._command = [
-            *(sys.executable, "-m", "celery", "-A", "celery_app:app", "worker"),
+            *(sys.executable, "-m", "celery", "-A", application, "worker"),
             *("--queues", queues, "--concurrency", str(concurrency)),
             *("--hostname", f"{name}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle"),

@@ -32,6 +32,7 @@ from scripts.rl.command import (
     seed_number,
     write_json,
 )
+from scripts.rl.impatient_app import IMPATIENT, LEASE_S
 from scripts.rl.twin_site import Site, SitePlan, distributed
 from services.learning.collector import collect
 from services.learning.verification import verify
@@ -40,13 +41,13 @@ from services.rl.simulation.scenarios import load_scenario
 from services.twin.accounts import Books, close_books
 from services.twin.company import Habits
 from services.twin.play import Script, play
-from tasks.schedule import SCHEDULE
 
 EXAMPLES = """
 chaos.py --kills 100 --days 7
 chaos.py --kills 10 --days 1 --scenario geneva_small --seed 3
 """
 VICTIMS: Final = ("api", "worker", "collector", "redis")
+_PAUSE_S: Final = 1.0  # between two runs of the collector: starting one takes a processor
 _WITHIN_S: Final = 0.4
 """After a moment of the twin's time has come, the kill follows within so many real seconds."""
 
@@ -172,6 +173,7 @@ class Killer:
             if self._collector.poll() is None:
                 self._collector.kill()
             self._collector.wait()
+            self._stop.wait(_PAUSE_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,11 +191,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError:
         raise UsageError(f"--first {arguments.first!r} is no date such as 2026-03-02") from None
     scenario = load_scenario(arguments.scenario)
-    entries = [entry for entry in SCHEDULE if entry.name in ("tick", "collection")]
+    entries = [entry for entry in IMPATIENT if entry.name in ("tick", "collection")]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="atmr-chaos-") as folder:
-        plan = SitePlan(Path(folder), arguments.scenario, first, entries,
-                        database_url=arguments.database_url)  # fmt: skip
+        plan = SitePlan(
+            Path(folder), arguments.scenario, first, entries,
+            database_url=arguments.database_url, application="scripts.rl.impatient_app:app",
+            send_again_s=1.5, patience_s=3 * LEASE_S,
+        )  # fmt: skip
         with distributed(plan, lambda _outcome: None) as site:
             company = site.company(1, Habits(told_late=0.1, never_told=0.02), arguments.seed)
             script = Script(scenario, first, arguments.days, arguments.seed)

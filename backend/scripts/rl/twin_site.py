@@ -54,6 +54,9 @@ class SitePlan:
         database_url: Of the distributed mode; None: a PostgreSQL is started.
         redis_url: Likewise.
         api_workers: Processes of the server.
+        application: Of the Celery workers.
+        send_again_s: What no worker has begun by then is sent again.
+        patience_s: Longest wait for ordinary tasks.
     """
 
     folder: Path
@@ -65,6 +68,9 @@ class SitePlan:
     database_url: str | None = None
     redis_url: str | None = None
     api_workers: int = 2
+    application: str = "celery_app:app"
+    send_again_s: float = 5.0
+    patience_s: float = 30.0
 
     def settings(self, url: str) -> dict[str, Any]:
         """Of `Config`, in both modes."""
@@ -179,13 +185,22 @@ def distributed(plan: SitePlan, _on_outcome: Callable[[Outcome], None]) -> Itera
         served = stack.enter_context(ServedApp(plan.folder, environment, workers=plan.api_workers))
         workers = [
             stack.enter_context(
-                CeleryWorker(plan.folder, environment, queues=queue, name=f"worker-{queue}")
+                CeleryWorker(
+                    plan.folder,
+                    environment,
+                    queues=queue,
+                    name=f"worker-{queue}",
+                    application=plan.application,
+                )  # fmt: skip
             )
             for queue in sorted({entry.queue for entry in plan.entries})
         ]
         for worker in workers:
             worker.await_ready()
-        conductor = ByWorkers(Workplace(loop), plan.entries, _sender(config))
+        conductor = ByWorkers(
+            Workplace(loop), plan.entries, _sender(config),
+            send_again_s=plan.send_again_s, patience_s=plan.patience_s,
+        )  # fmt: skip
         address = (served.host, served.port)
         yield Site(
             loop, clock, lambda key: OverHttp(address, key), conductor, environment, served,

@@ -91,8 +91,8 @@ class KindReport:
         bundle: Its folder, under the night's.
         nightly: What the bundle tells of its origin.
         go: What the gate said; None: it was not asked.
-        gain: Reward beyond the champion (the heuristic where there is none), in percent of what
-            the gate's days are worth.
+        gain: Reward beyond the champion (beyond the heuristic where there is none) on the gate's
+            fresh days, in percent of what the bookings are worth.
         failed: Lines of the gate that failed.
         gate_report: Its JSON, under the night's folder.
         why: Why there is no candidate, in a sentence.
@@ -452,7 +452,7 @@ def _unchanged(nightly: dict[str, Any]) -> bool:
 
 
 def _gain(told: GateLike, against_champion: bool) -> float | None:
-    """Reward beyond the champion, or the heuristic where there is none."""
+    """Reward beyond the champion, or the heuristic where there is none; percent of worth."""
     wanted = "champion.reward" if against_champion else "heuristic.reward"
     for line in told.lines:
         if line.name == wanted and line.value is not None and np.isfinite(line.value):
