@@ -141,6 +141,28 @@ def test_a_late_correction_of_an_old_outcome_is_found_by_its_change(lived, clock
     assert 0 < report.experiences < report.kept and verify(lived, COMPANY).same
 
 
+def test_a_clock_that_ran_ahead_for_a_while_hides_no_later_correction(lived, clock):
+    clock.advance(minutes=60 * 24 * 30)
+    collect(lived, COMPANY)
+    booking_id, decision_id = assigned_booking(lived)
+    right = clock.now()
+    clock.advance(minutes=60 * 24 * 10)  # a wrong time server
+    collect(lived, COMPANY)
+    clock.set(right + timedelta(minutes=30))
+    with lived.database.writing() as session:
+        assignment = session.scalars(
+            select(Assignment).where(Assignment.booking_id == booking_id)
+        ).one()
+        assignment.actual_pickup_at += timedelta(minutes=90)
+        assignment.actual_dropoff_at += timedelta(minutes=90)
+        note_change(session, session.get(Booking, booking_id), clock.now())
+    clock.advance(minutes=5)
+    before = contents(lived)[decision_id]
+    collect(lived, COMPANY)
+    assert contents(lived)[decision_id].terms.lateness < before.terms.lateness
+    assert verify(lived, COMPANY).same
+
+
 def test_a_withdrawn_outcome_takes_its_experience_along(lived, clock):
     collect(lived, COMPANY)
     booking_id, decision_id = assigned_booking(lived)
