@@ -256,6 +256,7 @@ def retrain(
         night = _Night(loop, company_id, on, folder, budget, judge, say)
         report = night.run(kinds, still_mine)
         report.token = held.token
+        night.check_champion()
         if code_commit is not None:
             report.notes.append(f"code {code_commit}")
         _register(loop, report, locks, held)
@@ -282,6 +283,7 @@ class _Night:
         self.loop, self.company_id, self.on, self.folder = loop, company_id, on, folder
         self.budget, self.gate, self.say = budget, gate, say
         self.report = RetrainingReport(company_id, on, folder)
+        self.served: str | None = None  # champion when the night began
 
     def run(self, kinds: Sequence[str] | None, still_mine: Callable[[], None]) -> RetrainingReport:
         """Recalibrate, then update and judge each kind."""
@@ -314,9 +316,19 @@ class _Night:
         still_mine()
         return report
 
+    def check_champion(self) -> None:
+        """Take back what passed if it was held against a model that is served no more."""
+        now = self.loop.registry.alias(self.company_id, CHAMPION)
+        if now == self.served:
+            return
+        for kind in self.report.kinds:
+            if kind.go:
+                kind.go, kind.why = None, f"judged against {self.served}; {now} is champion now"
+        self.report.notes.append(f"the champion changed during the night, to {now}")
+
     def _champion(self) -> Bundle | None:
         """What is served; None where there is none, or none that can be learned from."""
-        version = self.loop.registry.alias(self.company_id, CHAMPION)
+        version = self.served = self.loop.registry.alias(self.company_id, CHAMPION)
         if version is None:
             return None
         try:
