@@ -500,6 +500,22 @@ def test_an_overridden_decision_is_withdrawn_and_the_persons_stands_for_itself(l
     assert found[f"wait-{again.id}"].source == "human"
 
 
+def test_what_nobody_could_dispatch_is_nobodys_loss(lived, clock):
+    """A host holds bookings without a place; dispatch leaves them alone, and so does reward."""
+    before = sum(e.terms.cancellation for e in expected(lived, COMPANY))
+    booking_id, _ = assigned_booking(lived)
+    with lived.database.writing() as session:
+        like = session.get(Booking, booking_id)
+        session.add(
+            Booking(
+                company_id=COMPANY, pickup_lat=999.0, pickup_lon=999.0, dropoff_lat=like.dropoff_lat,
+                dropoff_lon=like.dropoff_lon, scheduled_time=like.scheduled_time,
+                created_at=like.created_at, status="PENDING",
+            )
+        )  # fmt: skip
+    assert sum(e.terms.cancellation for e in expected(lived, COMPANY)) == before
+
+
 def test_a_booking_taken_back_from_its_driver_is_lost_to_the_last_decision(lived, clock):
     booking_id, decision_id = assigned_booking(lived)
     with lived.database.writing() as session:
