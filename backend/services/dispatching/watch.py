@@ -9,6 +9,7 @@ nothing is lost with it but time. Outcomes are found by looking back a while, be
 late; a booking counts once, however often it is seen.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,9 +22,12 @@ from extensions import Database
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit
 from routes.statuses import COMPLETED, PENDING, UNASSIGNED
 from services.rl.ab_dispatcher import RL, Breach, GuardrailMonitor, notifier_for
+from services.rl.errors import AtmrError
 from services.rl.simulation.scenarios import Rules
 
 from .experiments import DISPATCH, SqlExperiment, experiment_row
+
+logger = logging.getLogger(__name__)
 
 _LOOK_BACK: Final = timedelta(hours=6)
 _FURTHEST: Final = timedelta(days=7)
@@ -57,6 +61,9 @@ class Watches:
         Returns:
             Breaches that stopped a learned arm just now, by the company whose experiment it is
             (None: the default one).
+
+        Raises:
+            AtmrError: If one could not be weighed; the others have been.
         """
         with self._database.reading() as session:
             own = set(
@@ -71,14 +78,22 @@ class Watches:
             key = company_id if company_id in own else None
             followers.setdefault(key, []).append(company_id)
         breaches: dict[int | None, Breach] = {}
+        failed: list[AtmrError] = []
         for key, ids in followers.items():
             watch = self._watches.get(key)
             if watch is None:
                 watch = self._watches[key] = Watch(self._database, ids, self._rules)
             watch.follow(ids)
-            breach = watch.look(now)
+            try:
+                breach = watch.look(now)
+            except AtmrError as error:  # one company's must not leave the others unguarded
+                logger.error("company %s: guardrails not weighed: %s", key, error)
+                failed.append(error)
+                continue
             if breach is not None:
                 breaches[key] = breach
+        if failed:
+            raise failed[0]
         return breaches
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import update
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit, FleetSnapshot
 from services.dispatching.experiments import SqlExperiment
 from services.dispatching.watch import Watch, Watches
+from services.rl.errors import AtmrError
 
 from .companies import COMPANY
 
@@ -147,6 +148,21 @@ def test_a_company_that_gets_its_own_experiment_takes_the_default_ones_watch_not
     assert list(watches.look([COMPANY, 20], trial.clock.now())) == [None]
     assert SqlExperiment(trial.database, 20).current().stopped
     assert not SqlExperiment(trial.database, COMPANY).current().stopped
+
+
+def test_an_experiment_that_cannot_be_read_leaves_the_others_guarded(trial):
+    with trial.database.writing() as session:
+        session.add(
+            Experiment(
+                id=2, company_id=5, name="dispatch", mode="ab", unit="booking", salt="s",
+                rl_share=0.5, created_at=trial.clock.now(), updated_at=trial.clock.now(),
+                guardrails={"no_such_guardrail": 1.0},
+            )
+        )  # fmt: skip
+    live(trial, 3, late_rl=0.8)
+    with pytest.raises(AtmrError, match="no_such_guardrail"):
+        Watches(trial.database, trial.scenario.rules).look([5, COMPANY], trial.clock.now())
+    assert SqlExperiment(trial.database, COMPANY).current().stopped
 
 
 @pytest.mark.parametrize("status", ["PENDING", "UNASSIGNED"])

@@ -508,9 +508,9 @@ def test_what_nobody_could_dispatch_is_nobodys_loss(lived, clock):
         like = session.get(Booking, booking_id)
         session.add(
             Booking(
-                company_id=COMPANY, pickup_lat=999.0, pickup_lon=999.0, dropoff_lat=like.dropoff_lat,
-                dropoff_lon=like.dropoff_lon, scheduled_time=like.scheduled_time,
-                created_at=like.created_at, status="PENDING",
+                company_id=COMPANY, pickup_lat=999.0, pickup_lon=999.0,
+                dropoff_lat=like.dropoff_lat, dropoff_lon=like.dropoff_lon,
+                scheduled_time=like.scheduled_time, created_at=like.created_at, status="PENDING",
             )
         )  # fmt: skip
     assert sum(e.terms.cancellation for e in expected(lived, COMPANY)) == before
