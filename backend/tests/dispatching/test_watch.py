@@ -8,6 +8,7 @@ from sqlalchemy import update
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit, FleetSnapshot
 from services.dispatching.experiments import SqlExperiment
 from services.dispatching.watch import Watch, Watches
+from services.rl.ab_dispatcher import ExperimentError
 from services.rl.errors import AtmrError
 
 from .companies import COMPANY
@@ -150,17 +151,25 @@ def test_a_company_that_gets_its_own_experiment_takes_the_default_ones_watch_not
     assert not SqlExperiment(trial.database, COMPANY).current().stopped
 
 
-def test_an_experiment_that_cannot_be_read_leaves_the_others_guarded(trial):
+def test_an_experiment_that_cannot_be_weighed_leaves_the_others_guarded(trial, monkeypatch):
+    real = Watch.look
+
+    def look(watch, now):
+        if watch.company_ids == [5]:
+            raise ExperimentError("unit 'booking:1' has both arms")
+        return real(watch, now)
+
+    monkeypatch.setattr(Watch, "look", look)
     with trial.database.writing() as session:
         session.add(
             Experiment(
                 id=2, company_id=5, name="dispatch", mode="ab", unit="booking", salt="s",
                 rl_share=0.5, created_at=trial.clock.now(), updated_at=trial.clock.now(),
-                guardrails={"no_such_guardrail": 1.0},
+                guardrails={},
             )
         )  # fmt: skip
     live(trial, 3, late_rl=0.8)
-    with pytest.raises(AtmrError, match="no_such_guardrail"):
+    with pytest.raises(AtmrError, match="both arms"):
         Watches(trial.database, trial.scenario.rules).look([5, COMPANY], trial.clock.now())
     assert SqlExperiment(trial.database, COMPANY).current().stopped
 
