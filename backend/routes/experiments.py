@@ -5,7 +5,7 @@ import secrets
 from typing import Annotated, Any, Literal
 
 from flask import request
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from extensions import services
 from models import Experiment, ExperimentEvent, ExperimentUnit
 from services.dispatching.verdict import judge_experiment
 from services.rl.experiments.attribution import RECOMMENDED_BLOCK_MIN
-from services.rl.experiments.config import DAY_MIN
+from services.rl.experiments.config import DAY_MIN, Guardrails
 
 from .operation import ApiBlueprint, Reply
 from .problems import Problem, not_found
@@ -34,6 +34,17 @@ _SETTINGS = ("mode", "unit", "rl_share", "block_min", "epsilon", "guardrails", "
 def _web_address(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"https?://[A-Za-z0-9.\-]+(:\d{1,5})?(/\S*)?", value):
         raise ValueError("must be an http or https address")
+    return value
+
+
+def _known_guardrails(value: dict[str, float]) -> dict[str, float]:
+    """What no experiment can be must not be stored: every decision reads it."""
+    try:
+        Guardrails.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{name}: {first['msg']}" if name in value else first["msg"]) from None
     return value
 
 
@@ -61,9 +72,9 @@ class ExperimentIn(Body):
         description="length of a switchback block; shorter ones measure the other arm's queues",
     )
     epsilon: Annotated[float, Field(ge=0, le=0.2, description="exploration")] = 0.0
-    guardrails: Annotated[dict[Slug, float], Field(max_length=20)] = Field(
-        default_factory=dict, description="thresholds by name; empty: the defaults"
-    )
+    guardrails: Annotated[
+        dict[Slug, float], Field(max_length=20), AfterValidator(_known_guardrails)
+    ] = Field(default_factory=dict, description="thresholds by name; empty: the defaults")
     webhook_url: Annotated[
         Annotated[str, StringConstraints(max_length=500)] | None, AfterValidator(_web_address)
     ] = None

@@ -1,5 +1,6 @@
 """Experiments and units in the database, as the A/B dispatcher takes them."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -11,9 +12,11 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from extensions import Database
 from models import Experiment, ExperimentEvent, ExperimentUnit
-from services.rl.ab_dispatcher import ExperimentConfig, UnitKind, parse_experiment
+from services.rl.ab_dispatcher import ExperimentConfig, ExperimentError, UnitKind, parse_experiment
 from services.rl.experiments.config import check_person
 from services.rl.experiments.units import UnitArm
+
+logger = logging.getLogger(__name__)
 
 DISPATCH: Final = "dispatch"
 """Name of the experiment that decides about dispatching."""
@@ -85,14 +88,22 @@ class SqlExperiment:
         self._parsed: tuple[Any, ExperimentConfig] | None = None
 
     def current(self) -> ExperimentConfig:
-        """The settings now. The row is read each time, and parsed when it has changed."""
+        """The settings now. The row is read each time, and parsed when it has changed.
+
+        A row that cannot be read (changed by hand, or of another version of this code) counts as
+        off, and the log says so: the heuristic decides, and no patient waits for it.
+        """
         asked = {"experiment": self._name, "company": self._company_id}
         with self._database.engine.connect() as connection:
             row = connection.execute(_CURRENT, asked).one_or_none()
         parsed = self._parsed  # once: another thread may replace it
         if parsed is not None and parsed[0] == row:
             return parsed[1]
-        config = config_of(row, self._company_id)
+        try:
+            config = config_of(row, self._company_id)
+        except ExperimentError as error:
+            logger.error("company %d: off, for its row says: %s", self._company_id, error)
+            config = config_of(None, self._company_id)
         self._parsed = (row, config)
         return config
 

@@ -9,6 +9,7 @@ nothing is lost with it but time. Outcomes are found by looking back a while, be
 late; a booking counts once, however often it is seen.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,11 +20,14 @@ from sqlalchemy.orm import Session
 
 from extensions import Database
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit
-from routes.statuses import COMPLETED, PENDING
+from routes.statuses import COMPLETED, PENDING, UNASSIGNED
 from services.rl.ab_dispatcher import RL, Breach, GuardrailMonitor, notifier_for
+from services.rl.errors import AtmrError
 from services.rl.simulation.scenarios import Rules
 
 from .experiments import DISPATCH, SqlExperiment, experiment_row
+
+logger = logging.getLogger(__name__)
 
 _LOOK_BACK: Final = timedelta(hours=6)
 _FURTHEST: Final = timedelta(days=7)
@@ -57,6 +61,9 @@ class Watches:
         Returns:
             Breaches that stopped a learned arm just now, by the company whose experiment it is
             (None: the default one).
+
+        Raises:
+            AtmrError: If one could not be weighed; the others have been.
         """
         with self._database.reading() as session:
             own = set(
@@ -71,12 +78,22 @@ class Watches:
             key = company_id if company_id in own else None
             followers.setdefault(key, []).append(company_id)
         breaches: dict[int | None, Breach] = {}
+        failed: list[AtmrError] = []
         for key, ids in followers.items():
-            watch = self._watches.setdefault(key, Watch(self._database, ids, self._rules))
-            watch.company_ids = ids
-            breach = watch.look(now)
+            watch = self._watches.get(key)
+            if watch is None:
+                watch = self._watches[key] = Watch(self._database, ids, self._rules)
+            watch.follow(ids)
+            try:
+                breach = watch.look(now)
+            except AtmrError as error:  # one company's must not leave the others unguarded
+                logger.error("company %s: guardrails not weighed: %s", key, error)
+                failed.append(error)
+                continue
             if breach is not None:
                 breaches[key] = breach
+        if failed:
+            raise failed[0]
         return breaches
 
 
@@ -111,6 +128,18 @@ class Watch:
     def monitor(self) -> GuardrailMonitor | None:
         """The evidence so far; None while nothing is compared."""
         return self._monitor
+
+    def follow(self, company_ids: Sequence[int]) -> None:
+        """Watch these companies from now on.
+
+        The experiment is looked up by the first of them. Where that one has gone (it has an
+        experiment of its own now, or no driver left) the lookup must not stay with it, or its own
+        experiment would be stopped in place of the one that the others follow.
+        """
+        if company_ids[0] != self.company_ids[0]:
+            self._experiment = SqlExperiment(self._database, company_ids[0], self._name)
+            self._monitor = None  # it writes its stop by the old lookup
+        self.company_ids = list(company_ids)
 
     def look(self, now: datetime) -> Breach | None:
         """Weigh what is new; the breach, if the learned arm was stopped by this.
@@ -202,9 +231,14 @@ class Watch:
                 Assignment.actual_dropoff_at <= now,
                 Assignment.actual_pickup_at.is_not(None),
             )
+            .order_by(Decision.decided_at.desc())
             .limit(_MOST_ROWS)
         )
+        brought: set[int] = set()
         for row in served:
+            if row.id in brought:  # given anew: the last to assign it answers, as in the verdict
+                continue
+            brought.add(row.id)
             late = row.actual_pickup_at > row.scheduled_time + on_time
             yield from self._told(row.id, row.unit, row.actual_dropoff_at, arm_of, late, False)
         waiting = session.execute(
@@ -212,7 +246,8 @@ class Watch:
             .join(Decision, (Decision.booking_id == Booking.id) & Decision.shadow.is_(False))
             .where(
                 Booking.company_id.in_(self.company_ids),
-                Booking.status == PENDING,
+                # A host may close the booking the moment its grace is over, before any look.
+                Booking.status.in_((PENDING, UNASSIGNED)),
                 Booking.scheduled_time <= now - given_up,
                 Booking.scheduled_time > since - given_up,
             )

@@ -135,7 +135,8 @@ class _Work:
             select(BookingChange.booking_id)
             .where(
                 BookingChange.company_id == company_id,
-                BookingChange.changed_at >= mark.changes_before - CHANGES_OVERLAP,
+                # Never later than now: a clock that ran ahead for a while has moved the mark.
+                BookingChange.changed_at >= min(mark.changes_before, now) - CHANGES_OVERLAP,
             )
             .distinct()
         ).all()

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import BindParameter, bindparam, case, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from models import Assignment, Booking, Decision, FleetSnapshot
+from models import Assignment, Booking, Decision, FleetSnapshot, complete
 from routes.statuses import COMPLETED, NO_SHOW, PENDING, UNASSIGNED
 
 from .chain import AssignRow, Facts, SnapshotRow
@@ -173,6 +173,7 @@ _NEVER = (
         Booking.company_id == _OF,
         Booking.scheduled_time.between(bindparam("since"), bindparam("until")),
         Booking.status.in_((PENDING, UNASSIGNED)),
+        complete(),  # without a place it is nobody's to dispatch, and nobody's loss
         ~select(Decision.id)
         .where(Decision.booking_id == Booking.id, Decision.shadow.is_(False))
         .exists(),

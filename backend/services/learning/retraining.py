@@ -256,6 +256,7 @@ def retrain(
         night = _Night(loop, company_id, on, folder, budget, judge, say)
         report = night.run(kinds, still_mine)
         report.token = held.token
+        night.check_champion()
         if code_commit is not None:
             report.notes.append(f"code {code_commit}")
         _register(loop, report, locks, held)
@@ -282,6 +283,7 @@ class _Night:
         self.loop, self.company_id, self.on, self.folder = loop, company_id, on, folder
         self.budget, self.gate, self.say = budget, gate, say
         self.report = RetrainingReport(company_id, on, folder)
+        self.served: str | None = None  # champion when the night began
 
     def run(self, kinds: Sequence[str] | None, still_mine: Callable[[], None]) -> RetrainingReport:
         """Recalibrate, then update and judge each kind."""
@@ -314,9 +316,19 @@ class _Night:
         still_mine()
         return report
 
+    def check_champion(self) -> None:
+        """Take back what passed if it was held against a model that is served no more."""
+        now = self.loop.registry.alias(self.company_id, CHAMPION)
+        if now == self.served:
+            return
+        for kind in self.report.kinds:
+            if kind.go:
+                kind.go, kind.why = None, f"judged against {self.served}; {now} is champion now"
+        self.report.notes.append(f"the champion changed during the night, to {now}")
+
     def _champion(self) -> Bundle | None:
         """What is served; None where there is none, or none that can be learned from."""
-        version = self.loop.registry.alias(self.company_id, CHAMPION)
+        version = self.served = self.loop.registry.alias(self.company_id, CHAMPION)
         if version is None:
             return None
         try:
@@ -463,11 +475,18 @@ def _gain(told: GateLike, against_champion: bool) -> float | None:
 def _register(loop: Loop, report: RetrainingReport, locks: FencedLocks, held: Held) -> None:
     """The best of those that passed, with the proof that it is still this night's turn."""
     passed = [kind for kind in report.kinds if kind.go and kind.bundle is not None]
+    for kind in passed:
+        # The gate's margins bear what chance shows between two equals. Night after night they
+        # would add up: a candidate that its days rank below what is served is none.
+        if kind.gain is None or kind.gain < 0.0:
+            told = "cannot be told" if kind.gain is None else f"is {kind.gain:+.2f} % of worth"
+            kind.why = f"within the gate's margins, but its gain {told}"
+    passed = [kind for kind in passed if kind.gain is not None and kind.gain >= 0.0]
     if not passed:
         return
-    best = max(passed, key=lambda kind: -np.inf if kind.gain is None else kind.gain)
+    best = max(passed, key=lambda kind: kind.gain or 0.0)
     assert best.bundle is not None
-    gain = "" if best.gain is None else f", {best.gain:+.2f} % of worth on the gate's days"
+    gain = f", {best.gain:+.2f} % of worth on the gate's days"
     where = None
     if best.gate_report is not None:
         where = (report.folder / best.gate_report).relative_to(loop.home).as_posix()

@@ -7,9 +7,10 @@ waits for a person, and guardrails stop a harmful arm by themselves. With ``auto
    again. The arm stays stopped until a person lets it run.
 2. The experiment says that the learned arm is worse: it is stopped, and 1. follows.
 3. A candidate of the nightly retraining (so one that passed the gate) becomes champion, unless a
-   person has stopped something; the experiment's evidence begins afresh with it.
+   person has stopped something, or the champion has changed since the gate judged it; the
+   experiment's evidence begins afresh with it.
 4. Where the learned policy is off and nobody ever switched it off, it begins in ``shadow``; after a
-   day of shadow without trouble it gets its share (``ab``).
+   day of shadow without trouble it gets its share (``ab``). A shadow that a person chose stays.
 
 Everything is an event with a reason, in the registry's history or the experiment's.
 """
@@ -98,7 +99,7 @@ def roll_out(loop: Loop, company_id: int, judge: Judge) -> list[Step]:
         candidate = _last_move(session, company_id, CANDIDATE)
     if stopped_at is not None:
         return [*steps, *_take_back(loop, company_id, champion, stopped_at)]
-    steps += _promote(loop, company_id, candidate, off_by_person)
+    steps += _promote(loop, company_id, champion, candidate, off_by_person)
     if not off_by_person:
         steps += _open_up(loop, company_id)
     return steps
@@ -125,7 +126,11 @@ def _take_back(
 
 
 def _promote(
-    loop: Loop, company_id: int, candidate: ModelEvent | None, off_by_person: bool
+    loop: Loop,
+    company_id: int,
+    champion: ModelEvent | None,
+    candidate: ModelEvent | None,
+    off_by_person: bool,
 ) -> list[Step]:
     version = None if candidate is None else candidate.to_version
     if candidate is None or version is None or candidate.who != LOOP:
@@ -135,6 +140,9 @@ def _promote(
         return []
     if off_by_person:
         return [Step("waits", "a person switched the learned policy off", version)]
+    if champion is not None and champion.id > candidate.id:
+        # The gate has held it against what was served then, perhaps a model since taken back.
+        return [Step("waits", "the champion has changed since the gate judged it", version)]
     loop.registry.promote(
         version, ROLLOUT, "passed the gate", company_id, gate_report=candidate.gate_report
     )
@@ -154,6 +162,8 @@ def _open_up(loop: Loop, company_id: int) -> list[Step]:
             return [Step("shadow_begun", "there is a champion")]
         if row.mode != "shadow" or now < row.updated_at + SHADOW_FOR:
             return []
+        if not _shadow_is_ours(session, row):
+            return [Step("waits", "a person put the learned policy in shadow")]
         limit = config_of(row, company_id).guardrails.fallback_rate
         fell_back = func.sum(case((Decision.fallback_reason.is_not(None), 1), else_=0))
         count, fallbacks = session.execute(
@@ -220,6 +230,17 @@ def _off_by_person(session: Session, row: Experiment | None) -> bool:
         )
         or 0
     ) > 0
+
+
+def _shadow_is_ours(session: Session, row: Experiment) -> bool:
+    """Whether the rollout began this shadow; what a person took back to shadow stays there."""
+    events = session.scalars(
+        select(ExperimentEvent)
+        .where(ExperimentEvent.experiment_id == row.id)
+        .order_by(ExperimentEvent.id.desc())
+    )
+    last = next((event for event in events if "mode" in event.data), None)
+    return last is not None and last.who == ROLLOUT
 
 
 def _last_move(session: Session, company_id: int, alias: str) -> ModelEvent | None:

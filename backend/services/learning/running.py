@@ -52,7 +52,7 @@ def due(place: Workplace, entry: Entry, company_ids: list[int] | None = None) ->
         company_ids: Default: all companies with an active driver.
     """
     known = place.companies() if company_ids is None and entry.per_company else company_ids or []
-    now, alive_since = place.loop.clock.now(), place.machine.now() - _lease(entry)
+    now, alive_at = place.loop.clock.now(), place.machine.now()
     wanted = {job.key: job for job in jobs_now(entry, now, place.calendar, known)}
     with place.loop.database.reading() as session:
         rows = session.execute(
@@ -68,7 +68,9 @@ def due(place: Workplace, entry: Entry, company_ids: list[int] | None = None) ->
     unfinished: list[Job] = []
     for key, state, heartbeat_at in rows:
         job = wanted.pop(key, None)
-        if state in ("done", "dead") or (state == "running" and heartbeat_at > alive_since):
+        if state in ("done", "dead"):
+            continue
+        if state == "running" and task_runs.alive(heartbeat_at, alive_at, _lease(entry)):
             continue
         try:
             unfinished.append(job or job_of(entry, key, place.calendar))

@@ -34,6 +34,10 @@ logger = logging.getLogger("atmr.tasks")
 LOST: Final = "its worker was lost"
 """Begins the error of a run that was never told to have ended."""
 
+AHEAD: Final = timedelta(minutes=5)
+"""By so much the clocks of two machines may differ: a sign of life from further ahead was given by
+a clock that has been set right since, and says nothing."""
+
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _LONGEST: Final = 2_000
 
@@ -112,10 +116,10 @@ def begin(
         row = _row(session, task, period_key)
         if row is not None and row.state in ("done", "dead"):
             return None
-        if row is not None and row.state == "running" and alive_at < row.heartbeat_at + lease:
+        if row is not None and row.state == "running" and alive(row.heartbeat_at, alive_at, lease):
             return None
         if alone_among is not None and _others_at_work(
-            session, task, period_key, alone_among, alive_at - lease
+            session, task, period_key, alone_among, alive_at, lease
         ):
             return None
         if row is None:
@@ -133,6 +137,11 @@ def begin(
             database, clock, machine, task, period_key, row.token, row.attempts, most_attempts,
             lease, alone_among, kept,
         )  # fmt: skip
+
+
+def alive(heartbeat_at: datetime, at: datetime, lease: timedelta) -> bool:
+    """Whether a run's last sign of life still counts."""
+    return at - lease < heartbeat_at <= at + AHEAD
 
 
 def heartbeat(run: Run) -> bool:
@@ -206,7 +215,7 @@ def skip(
         if row.state == "failed":
             _bury(session, row, now, dict(arguments or {}), scope, row.error or why)
             return True
-        if row.state == "running" and alive_at >= row.heartbeat_at + lease:
+        if row.state == "running" and not alive(row.heartbeat_at, alive_at, lease):
             _bury(session, row, now, dict(arguments or {}), scope, f"{LOST}; {why}")
             return True
     return False
@@ -324,7 +333,12 @@ def _one_at_a_time(session: Session, task: str, name: str) -> None:
 
 
 def _others_at_work(
-    session: Session, task: str, period_key: str, prefix: str, alive_since: datetime
+    session: Session,
+    task: str,
+    period_key: str,
+    prefix: str,
+    alive_at: datetime,
+    lease: timedelta,
 ) -> bool:
     found = session.scalar(
         select(func.count())
@@ -334,7 +348,8 @@ def _others_at_work(
             TaskRun.period_key != period_key,
             TaskRun.period_key.startswith(prefix, autoescape=True),
             TaskRun.state == "running",
-            TaskRun.heartbeat_at > alive_since,
+            TaskRun.heartbeat_at > alive_at - lease,
+            TaskRun.heartbeat_at <= alive_at + AHEAD,
         )
     )
     return bool(found)

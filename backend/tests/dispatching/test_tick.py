@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from models import Assignment, Booking, Commitment
+from models import Assignment, Booking, Commitment, Experiment
 from services.dispatching.fates import DispatchError, Epoch
 from services.dispatching.tick import companies, dispatch_open_bookings
 from services.dispatching.unreported import UNREPORTED_AFTER
@@ -57,3 +57,18 @@ def test_a_job_that_nobody_ever_reported_gives_its_driver_back_the_place(company
         assignment = session.get(Assignment, jobs[0].assignment_id)
     assert not {job.booking_id for job in jobs} & set(busy)
     assert (booking.status, assignment.status) == ("ASSIGNED", "ASSIGNED")  # may be told later
+
+
+def test_an_experiment_that_cannot_be_read_keeps_no_patient_waiting(company):
+    company.clock.advance(minutes=60)
+    company.book()
+    now = company.clock.now()
+    with company.database.writing() as session:
+        session.add(
+            Experiment(
+                company_id=COMPANY, name="dispatch", mode="ab", unit="booking", salt="s",
+                rl_share=0.5, created_at=now, updated_at=now, guardrails={"late_margni": 0.1},
+            )
+        )  # fmt: skip
+    tick = dispatch_open_bookings(company.dispatcher, [COMPANY])
+    assert not tick.failed and tick.assigned > 0

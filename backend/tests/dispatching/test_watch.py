@@ -8,6 +8,8 @@ from sqlalchemy import update
 from models import Assignment, Booking, Decision, Experiment, ExperimentUnit, FleetSnapshot
 from services.dispatching.experiments import SqlExperiment
 from services.dispatching.watch import Watch, Watches
+from services.rl.ab_dispatcher import ExperimentError
+from services.rl.errors import AtmrError
 
 from .companies import COMPANY
 
@@ -130,7 +132,50 @@ def test_a_company_with_an_experiment_of_its_own_is_weighed_alone(trial):
     assert not SqlExperiment(trial.database, 5).current().stopped
 
 
-def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
+def test_a_company_that_gets_its_own_experiment_takes_the_default_ones_watch_not_with_it(trial):
+    with trial.database.writing() as session:
+        session.execute(update(Experiment).values(company_id=None))
+    start = trial.clock.now()
+    watches = Watches(trial.database, trial.scenario.rules)
+    assert watches.look([COMPANY, 20], start) == {}
+    with trial.database.writing() as session:  # as the rollout, or a person, makes one
+        session.add(
+            Experiment(
+                id=2, company_id=COMPANY, name="dispatch", mode="off", unit="booking", salt="o",
+                rl_share=0.5, created_at=start, updated_at=start, guardrails={},
+            )
+        )  # fmt: skip
+    live(trial, 3, late_rl=0.8, of=20)
+    assert list(watches.look([COMPANY, 20], trial.clock.now())) == [None]
+    assert SqlExperiment(trial.database, 20).current().stopped
+    assert not SqlExperiment(trial.database, COMPANY).current().stopped
+
+
+def test_an_experiment_that_cannot_be_weighed_leaves_the_others_guarded(trial, monkeypatch):
+    real = Watch.look
+
+    def look(watch, now):
+        if watch.company_ids == [5]:
+            raise ExperimentError("unit 'booking:1' has both arms")
+        return real(watch, now)
+
+    monkeypatch.setattr(Watch, "look", look)
+    with trial.database.writing() as session:
+        session.add(
+            Experiment(
+                id=2, company_id=5, name="dispatch", mode="ab", unit="booking", salt="s",
+                rl_share=0.5, created_at=trial.clock.now(), updated_at=trial.clock.now(),
+                guardrails={},
+            )
+        )  # fmt: skip
+    live(trial, 3, late_rl=0.8)
+    with pytest.raises(AtmrError, match="both arms"):
+        Watches(trial.database, trial.scenario.rules).look([5, COMPANY], trial.clock.now())
+    assert SqlExperiment(trial.database, COMPANY).current().stopped
+
+
+@pytest.mark.parametrize("status", ["PENDING", "UNASSIGNED"])
+def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial, status):
     start = trial.clock.now()
     rules = trial.scenario.rules
     promised = start + timedelta(hours=2)
@@ -138,7 +183,7 @@ def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
         session.add(
             Booking(
                 id=1, company_id=COMPANY, pickup_lat=46.2, pickup_lon=6.1, dropoff_lat=46.2,
-                dropoff_lon=6.2, scheduled_time=promised, status="PENDING", created_at=start,
+                dropoff_lon=6.2, scheduled_time=promised, status=status, created_at=start,
             )
         )  # fmt: skip
         for n, arm in enumerate(("rl", "heuristic", "heuristic")):
@@ -159,3 +204,26 @@ def test_a_patient_left_behind_counts_against_the_arm_that_deferred_last(trial):
     with trial.database.reading() as session:
         events = list(watch._outcomes(session, start, trial.clock.now()))
     assert [(e.fields["arm"], e.fields["unserved"]) for e in events] == [("heuristic", True)]
+
+
+def test_a_booking_given_anew_counts_for_the_arm_that_gave_it_last(trial):
+    start = trial.clock.now()
+    live(trial, 1, late_rl=1.0)
+    booking = 10_001  # decided by the learned arm, and late
+    with trial.database.writing() as session:
+        session.add(
+            Decision(
+                id="f" * 32, seq=0, company_id=COMPANY, booking_id=booking, driver_id=1,
+                action="assign", arm="heuristic", unit="anew", layout=1, latency_ms=1.0,
+                decided_at=start + timedelta(minutes=30),
+            )
+        )  # fmt: skip
+        session.add(
+            ExperimentUnit(
+                experiment_id=1, unit="anew", bucket=1, arm="heuristic", created_at=start
+            )
+        )
+    with trial.database.reading() as session:
+        events = list(watch_of(trial)._outcomes(session, start, trial.clock.now()))
+    arms = [e.fields["arm"] for e in events if e.fields["booking_id"] == booking]
+    assert arms == ["heuristic"]

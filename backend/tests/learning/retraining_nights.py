@@ -36,16 +36,16 @@ class Told:
         return [folder / "gate.json"]
 
 
-def gate_that_says(**gains: float) -> Any:
-    """GO with a gain for each kind; below 0: NO-GO. Remembers whom it judged."""
+def gate_that_says(margin: float = 0.0, **gains: float) -> Any:
+    """GO with a gain for each kind; below minus the margin: NO-GO. Remembers whom it judged."""
 
     def gate(candidate, champion, simulator, experiences, on, say):
         gate.asked.append((candidate.kind, champion, sum(1 for _ in experiences)))
         gain = gains[candidate.kind]
         name = "heuristic.reward" if champion is None else "champion.reward"
-        verdict = "pass" if gain >= 0 else "fail"
-        line = Line(name, "reward", "", gain, gain - 1, gain + 1, 0.0, verdict)
-        return Told(gain >= 0, [line])
+        verdict = "pass" if gain >= -margin else "fail"
+        line = Line(name, "reward", "", gain, gain - 1, gain + 1, -margin, verdict)
+        return Told(gain >= -margin, [line])
 
     gate.asked = []
     return gate

@@ -141,6 +141,28 @@ def test_a_late_correction_of_an_old_outcome_is_found_by_its_change(lived, clock
     assert 0 < report.experiences < report.kept and verify(lived, COMPANY).same
 
 
+def test_a_clock_that_ran_ahead_for_a_while_hides_no_later_correction(lived, clock):
+    clock.advance(minutes=60 * 24 * 30)
+    collect(lived, COMPANY)
+    booking_id, decision_id = assigned_booking(lived)
+    right = clock.now()
+    clock.advance(minutes=60 * 24 * 10)  # a wrong time server
+    collect(lived, COMPANY)
+    clock.set(right + timedelta(minutes=30))
+    with lived.database.writing() as session:
+        assignment = session.scalars(
+            select(Assignment).where(Assignment.booking_id == booking_id)
+        ).one()
+        assignment.actual_pickup_at += timedelta(minutes=90)
+        assignment.actual_dropoff_at += timedelta(minutes=90)
+        note_change(session, session.get(Booking, booking_id), clock.now())
+    clock.advance(minutes=5)
+    before = contents(lived)[decision_id]
+    collect(lived, COMPANY)
+    assert contents(lived)[decision_id].terms.lateness < before.terms.lateness
+    assert verify(lived, COMPANY).same
+
+
 def test_a_withdrawn_outcome_takes_its_experience_along(lived, clock):
     collect(lived, COMPANY)
     booking_id, decision_id = assigned_booking(lived)
@@ -476,6 +498,22 @@ def test_an_overridden_decision_is_withdrawn_and_the_persons_stands_for_itself(l
     assert old.ending is Ending.WITHDRAWN and old.overridden and old.reward == 0
     assert new.ending is Ending.COMPLETED and new.source == "human" and new.reward > 0
     assert found[f"wait-{again.id}"].source == "human"
+
+
+def test_what_nobody_could_dispatch_is_nobodys_loss(lived, clock):
+    """A host holds bookings without a place; dispatch leaves them alone, and so does reward."""
+    before = sum(e.terms.cancellation for e in expected(lived, COMPANY))
+    booking_id, _ = assigned_booking(lived)
+    with lived.database.writing() as session:
+        like = session.get(Booking, booking_id)
+        session.add(
+            Booking(
+                company_id=COMPANY, pickup_lat=999.0, pickup_lon=999.0,
+                dropoff_lat=like.dropoff_lat, dropoff_lon=like.dropoff_lon,
+                scheduled_time=like.scheduled_time, created_at=like.created_at, status="PENDING",
+            )
+        )  # fmt: skip
+    assert sum(e.terms.cancellation for e in expected(lived, COMPANY)) == before
 
 
 def test_a_booking_taken_back_from_its_driver_is_lost_to_the_last_decision(lived, clock):

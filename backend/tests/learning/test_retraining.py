@@ -99,6 +99,31 @@ def test_what_the_gate_refuses_is_registered_nowhere(loop, champion, found):
     assert loop.registry.alias(1, "champion") == champion
 
 
+def test_what_the_gates_days_rank_below_the_champion_is_no_candidate(loop, champion, found):
+    """The margins are for chance; a loss within them, every night, would be a loss without end."""
+    report = night(loop, gate_that_says(margin=0.75, planner=-0.3))
+    assert report.kinds[0].go and report.registered is None
+    assert "-0.30 % of worth" in report.kinds[0].why
+    assert loop.registry.versions() == [champion]
+
+
+def test_a_person_who_changes_the_champion_during_the_night_is_not_overruled(
+    loop, champion, found, tmp_path
+):
+    says = gate_that_says(planner=1.0)
+    other = bundle_of("matching", tmp_path).path
+
+    def gate(*asked):
+        version = loop.registry.register(other, "ana", "safer", company=1)
+        loop.registry.promote(version, "ana", "safer", company=1)
+        return says(*asked)
+
+    report = night(loop, gate)
+    assert report.registered is None and report.kinds[0].go is None
+    assert "is champion now" in report.kinds[0].why
+    assert loop.registry.alias(1, "candidate") is None
+
+
 def test_a_champion_that_stays_the_best_is_not_judged_against_itself(loop, champion, monkeypatch):
     monkeypatch.setattr(
         planner_learner, "_checked", lambda _w, c, *_: {n: -float(i) for i, n in enumerate(c)}

@@ -94,6 +94,18 @@ def test_a_silent_run_is_taken_over_and_its_first_holder_cannot_end_it(place):
     assert place.row().result == {"by": "second"}
 
 
+def test_a_worker_lost_while_the_clock_was_ahead_blocks_nobody_once_it_is_right(place):
+    """Else a company's ticks would stand still for as long as the clock was ahead."""
+    place.machine.advance(minutes=60 * 24)  # a wrong time server
+    assert place.begin("tick", "7/09:00", alone_among="7/") is not None  # and killed
+    place.machine.set(NOW + timedelta(minutes=3))
+    assert place.begin("tick", "7/09:05", alone_among="7/") is not None
+    assert place.begin("tick", "7/09:10", alone_among="7/") is None  # that one is alive
+    place.machine.advance(minutes=3)
+    again = place.begin("tick", "7/09:00", alone_among="7/")
+    assert again is not None and again.token == 2
+
+
 def test_a_run_that_always_kills_its_worker_ends_as_a_dead_letter(place):
     for attempt in (1, 2, 3):
         assert place.begin(arguments={"company_id": 7}).attempt == attempt

@@ -97,6 +97,8 @@ def test_the_unit_cannot_change_once_units_have_their_arms(api):
         ({"why": "Mr Smith asked for it"}, "body.why"),
         ({"webhook_url": "file:///etc/passwd"}, "body.webhook_url"),
         ({"guardrails": {"late": float("inf")}}, "body.guardrails.late"),
+        ({"guardrails": {"late_margni": 0.1}}, "body.guardrails"),  # would stop every decision
+        ({"guardrails": {"fallback_rate": 7.0}}, "body.guardrails"),
         ({"salt": "x"}, "body.salt"),
     ],
 )

@@ -131,6 +131,7 @@ def line_of(
     lever: str,
     *,
     proven: bool = False,
+    needed: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> Line:
     """A "must not lose" line.
@@ -143,10 +144,11 @@ def line_of(
         margin: Loss that must be ruled out.
         lever: What to try where it fails.
         proven: Fail only where a loss beyond the margin is proven: the interval lies below it.
+        needed: Fail where there is nothing to judge by: days without a booking say GO to anybody.
         facts: See `Line`.
     """
     if not np.isfinite(gain.mean):
-        return Line(name, title, unit, None, None, None, -margin, NOT_ESTIMABLE,
+        return Line(name, title, unit, None, None, None, -margin, FAIL if needed else NOT_ESTIMABLE,
                     "none of the days has such a booking", facts or {})  # fmt: skip
     sure = bool(np.isfinite(gain.half_width))
     low, high = (gain.low, gain.high) if sure else (None, None)
@@ -216,6 +218,9 @@ MEASURES: Final = (
 )  # fmt: skip
 """A booking that is not served is counted by the served, not by the late."""
 
+_NEEDED: Final = ("reward", "on_time", "unserved")
+"""What fresh days must say something about; urgent bookings a company may have none of."""
+
 
 def comparison(
     group: str,
@@ -250,6 +255,7 @@ def comparison(
                 margin,
                 LEVERS[measure.name],
                 proven=proven,
+                needed=not proven and measure.name in _NEEDED,
                 facts={
                     "candidate": _level(measure, candidate),
                     "other": _level(measure, other),

@@ -14,7 +14,8 @@ from scripts.rl.command import exit_code
 from services.rl.errors import BundleError, UsageError
 from services.rl.evaluation.gate import limits_of, run_gate
 from services.rl.evaluation.gate_days import fresh_days
-from services.rl.evaluation.gate_lines import LEVERS, GateLimits, line_of
+from services.rl.evaluation.gate_lines import LEVERS, GateLimits, comparison, line_of
+from services.rl.evaluation.gate_play import TALLY, Played
 from services.rl.evaluation.gate_report import FRENCH
 from services.rl.evaluation.paired import Estimate
 from services.rl.evaluation.planted import planted_bundle
@@ -53,6 +54,16 @@ def test_the_filed_planner_passes_against_a_weaker_champion(passed):
     assert passed.go, passed.failed
     assert passed.line("champion.reward").low > 0.0
     assert passed.line("heuristic.unserved").low > 0.0
+
+
+def test_days_without_a_booking_let_nobody_pass():
+    nothing = Played("anybody", np.zeros((20, len(TALLY))))
+    lines = comparison("heuristic", nothing, nothing, GateLimits())
+    assert {line.name for line in lines if line.verdict == "fail"} == {
+        "heuristic.reward", "heuristic.on_time", "heuristic.unserved",
+    }  # fmt: skip
+    few = comparison("real_heuristic", nothing, nothing, GateLimits(), proven=True)
+    assert all(line.verdict == "not_estimable" for line in few)
 
 
 @pytest.mark.parametrize("kind", ["planner", "matching"])
