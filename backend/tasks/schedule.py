@@ -20,6 +20,7 @@ SCHEDULE: Final[tuple[Entry, ...]] = (
     Entry(
         name="collection", task="tasks.rl_feedback_task.collect_production_experiences",
         cadence=Every(60.0), alone=True, limit_min=30.0,
+        most_attempts=10,  # a minute apart: a Redis that is restarted is no dead letter
     ),
     # What a person would do with candidates and stopped arms, for companies that ask for it.
     Entry(

@@ -290,8 +290,12 @@ class _Night:
         from services.rl.training.learners import taught_kinds
 
         report = self.report
-        champion = self._champion()
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            champion = self._champion()
+        except BundleError as error:
+            report.notes.append(f"nothing is trained while the champion cannot be read: {error}")
+            return report
         simulator = recalibrate(self.loop, self.company_id, self.folder / "recalibration")
         report.changes = simulator.changes
         if not simulator.changes.get("fitted"):
@@ -327,15 +331,16 @@ class _Night:
         self.report.notes.append(f"the champion changed during the night, to {now}")
 
     def _champion(self) -> Bundle | None:
-        """What is served; None where there is none, or none that can be learned from."""
+        """What is served; None where there is none, or it is of another world.
+
+        Raises:
+            BundleError: If it cannot be read here: whoever serves it may still have it, and nothing
+                may take its place without being compared with it.
+        """
         version = self.served = self.loop.registry.alias(self.company_id, CHAMPION)
         if version is None:
             return None
-        try:
-            bundle = self.loop.registry.get(version)
-        except BundleError as error:
-            self.report.notes.append(f"the champion cannot be learned from: {error}")
-            return None
+        bundle = self.loop.registry.get(version)
         if bundle.manifest.scenario_hash != self.loop.scenario.sha256:
             self.report.notes.append(
                 f"champion {version} is of another scenario ({bundle.manifest.scenario}): the "

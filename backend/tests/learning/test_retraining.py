@@ -142,6 +142,14 @@ def test_without_a_champion_the_first_night_makes_one_to_choose(loop, found):
     assert loop.registry.alias(1, "champion") is None, "promotion is not for the night to decide"
 
 
+def test_nothing_is_trained_while_the_champion_cannot_be_read(loop, champion, found):
+    (loop.home / "models" / champion / "planner.json").write_text("{}")
+    gate = gate_that_says(planner=1.0)
+    report = night(loop, gate)
+    assert (report.kinds, report.registered, gate.asked) == ([], None, [])
+    assert "while the champion cannot be read" in report.notes[0]
+
+
 def test_a_kind_that_fails_does_not_keep_the_others_from_learning(
     loop, champion, found, monkeypatch
 ):

@@ -54,9 +54,7 @@ def test_nothing_is_lost_or_doubled_by_ten_kills(tmp_path, atmr_home, short_days
          "--quiet"],
     )  # fmt: skip
     found = json.loads(told.read_text())
-    kills = sum(found["kills"].values()) + sum(found["missed"].values())
-    assert (code, kills, found["trouble"]) == (0, 10, []), found
-    assert sum(found["kills"].values()) >= 5
+    assert (code, sum(found["kills"].values()), found["trouble"]) == (0, 10, []), found
     assert found["same"] and found["experiences_in_redis"] == found["experiences_by_sql"] > 10
 
 
