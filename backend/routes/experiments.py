@@ -63,7 +63,9 @@ class ExperimentIn(Body):
     mode: Literal["off", "shadow", "ab"] = Field(
         description="off: heuristic only; shadow: the learned policy decides, the heuristic acts"
     )
-    unit: Literal["booking", "company", "switchback"] = "booking"
+    unit: Literal["booking", "company", "switchback"] = Field(
+        default="switchback", description="booking misleads where arms share drivers"
+    )
     rl_share: Share = Field(default=0.5, description="share of units in the arm rl")
     block_min: Annotated[
         int, AfterValidator(_divides_the_day), Field(json_schema_extra={"enum": _BLOCKS})

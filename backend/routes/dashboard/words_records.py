@@ -307,8 +307,8 @@ RECORDS: Final[dict[str, tuple[str, str]]] = {
     "loop.never": ("jamais", "never"),
     "loop.candidate": ("candidat {version}", "candidate {version}"),
     "loop.no_candidate": (
-        "aucun candidat : rien ne battait le champion",
-        "no candidate: nothing beat the champion",
+        "aucun candidat",
+        "no candidate",
     ),
     "loop.state.running": ("en cours", "under way"),
     "loop.state.failed": ("a échoué, sera repris", "failed, will be tried again"),

@@ -20,6 +20,7 @@ from services.learning.collection_report import CollectionReport
 from services.learning.collector import collect, rebuild
 from services.learning.loop import Loop, open_loop
 from services.learning.verification import Verdict, verify
+from services.rl.data.memory_replay import MemoryReplayStore
 from services.rl.errors import DataError, UsageError
 
 EXAMPLES = """
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = SUCCESS
     with open_loop() as loop:
         found: list[dict[str, Any]] = []
+        in_memory = isinstance(loop.store, MemoryReplayStore)
         for company in companies(loop, arguments.company):
             if arguments.what == "status":
                 found.append(status(loop, company))
@@ -55,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 report = (rebuild if arguments.what == "rebuild" else collect)(loop, company)
                 found.append(report.as_json())
                 say(_report_line(report))
+    if found and not arguments.quiet and in_memory:
+        print(
+            "no Redis is named (ATMR_REPLAY_URL, ATMR_REDIS_URL): this store was this process's "
+            "own; that of `make loop` is in its process"
+        )
     if not found:
         say("no company has a driver or a log")
     if arguments.json is not None:

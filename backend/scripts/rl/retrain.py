@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config import Config
 from models.database_url import reason
+from scripts.rl.collect_experiences import companies
 from scripts.rl.command import (
     command_parser,
     positive_float,
@@ -32,7 +33,7 @@ retrain.py --company 1 --kinds planner --minutes 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit 1 if nothing was good enough to become a candidate."""
+    """Train, judge, tell."""
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--company", type=positive_int, metavar="ID", help="default: the only one")
     parser.add_argument("--kinds", metavar="KIND,...", help=f"{PLANNER},{NETWORK}")
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         with open_loop(config) as loop:
+            if arguments.company is not None:
+                companies(loop, arguments.company)  # a wrong number makes no folder
             report = retrain(
                 loop,
                 arguments.company,

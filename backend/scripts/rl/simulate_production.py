@@ -54,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = date.fromisoformat(arguments.first)
     except ValueError:
         raise UsageError(f"--first {arguments.first!r} is no date such as 2026-03-02") from None
+    for name in ("told_late", "never_told"):
+        if not 0.0 <= getattr(arguments, name) <= 1.0:
+            raise UsageError(f"--{name.replace('_', '-')} is a share from 0 to 1")
+    if arguments.mode == "embedded" and (arguments.database_url or arguments.redis_url):
+        raise UsageError("--database-url and --redis-url belong to --mode distributed")
     entries = [entry for entry in SCHEDULE if entry.name in _names(arguments.only)]
     begun = time.monotonic()
     scenario = load_scenario(arguments.scenario)

@@ -194,10 +194,13 @@ def distributed(plan: SitePlan, _on_outcome: Callable[[Outcome], None]) -> Itera
             send_again_s=plan.send_again_s, patience_s=plan.patience_s,
         )  # fmt: skip
         address = (served.host, served.port)
-        yield Site(
-            loop, clock, lambda key: OverHttp(address, key), conductor, environment, served,
-            workers, redis,
-        )  # fmt: skip
+
+        def calls(key: str) -> Calls:
+            made = OverHttp(address, key)
+            stack.callback(made.close)
+            return made
+
+        yield Site(loop, clock, calls, conductor, environment, served, workers, redis)
 
 
 def _worker(plan: SitePlan, environment: dict[str, str], queue: str) -> CeleryWorker:

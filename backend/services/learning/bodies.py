@@ -77,7 +77,7 @@ def retrain(place: Workplace, job: Job) -> dict[str, Any]:
     made = report.get("registered")
     # The whole report lies under results/retraining; the row says how it ended.
     return {
-        "verdict": f"candidate {made}" if made else "no candidate",
+        "verdict": _verdict_of(report),
         "registered": made,
         "kinds": [
             {name: kind.get(name) for name in ("kind", "go", "gain", "failed", "why")}
@@ -93,6 +93,12 @@ def roll(place: Workplace, job: Job) -> dict[str, Any]:
 
     steps = roll_out(place.loop, _company(job), experiment_answer)
     return {"steps": [step.to_json() for step in steps]} if steps else {}
+
+
+def _verdict_of(report: Mapping[str, Any]) -> str:
+    if report.get("registered"):
+        return f"candidate {report['registered']}"
+    return "no candidate" if report.get("kinds") else "nothing trained"
 
 
 def clear_away(place: Workplace, _job: Job) -> dict[str, Any]:

@@ -260,7 +260,8 @@ def retrain(
         if code_commit is not None:
             report.notes.append(f"code {code_commit}")
         _register(loop, report, locks, held)
-        report.seconds, report.finished = time.monotonic() - begun, True
+        report.seconds = time.monotonic() - begun
+        report.finished = bool(report.kinds)  # a night without anything to do may be asked again
         _write(folder / REPORT_MARKDOWN, report.markdown())
         _write(folder / REPORT_JSON, json.dumps(report.to_json(), indent=2) + "\n")
     say(f"registered: {report.registered or 'nothing'}")

@@ -81,3 +81,9 @@ class OverHttp:
                     self._link.close()
                 self._link = None
         return 0, {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None

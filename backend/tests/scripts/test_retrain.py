@@ -25,7 +25,7 @@ def history(atmr_home, monkeypatch):
 
 
 def test_a_night_by_hand(history, monkeypatch, capsys):
-    monkeypatch.setattr(retraining, "_gate", gate_that_says(planner=1.0))
+    monkeypatch.setattr(retraining, "_gate_of", lambda _days: gate_that_says(planner=1.0))
     out = history / "out.json"
     arguments = ["--company", "1", "--kinds", "planner", "--tiny", "--date", "2026-03-05"]
     code = exit_code(main, [*arguments, "--json", str(out)])

@@ -76,7 +76,7 @@ def test_a_late_tick_is_skipped_and_counted_and_a_late_collection_is_not(place):
 
 
 def test_one_companys_failure_stops_nobody_and_is_tried_again_until_it_is_a_letter(place):
-    entry = entry_named("collection")
+    entry = replace(entry_named("collection"), most_attempts=3)
     bodies = Bodies()
     noted = bodies["collection"]
 

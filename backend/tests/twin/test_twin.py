@@ -75,4 +75,7 @@ def test_wrong_arguments_are_told_in_a_sentence(capsys, atmr_home):
     assert "no date" in capsys.readouterr().err
     assert exit_code(simulate, ["--only", "tick,sleep"]) == 2
     assert "'sleep' is no task" in capsys.readouterr().err
-    assert exit_code(chaos, ["--kills", "0"]) == 2
+    assert exit_code(simulate, ["--told-late", "2"]) == 2
+    assert "--told-late is a share" in capsys.readouterr().err
+    assert exit_code(simulate, ["--redis-url", "redis://127.0.0.1:1/0"]) == 2
+    assert "--mode distributed" in capsys.readouterr().err
