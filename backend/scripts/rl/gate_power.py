@@ -10,6 +10,7 @@ against champion and heuristic; those of worse worlds are insurance, far from th
 """
 
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         counts = [positive_int(text) for text in arguments.days.split(",")]
-    except Exception as error:
+    except ArgumentTypeError as error:
         raise UsageError(f"--days {arguments.days!r} is no list of numbers") from error
     sums = _pool(load_scenario(arguments.scenario), arguments.pool, arguments.played)
     cells = []

@@ -57,7 +57,7 @@ COLUMNS: Final = {
 
 
 @dataclass(frozen=True)
-class _OneChampion:
+class OneChampion:
     """A registry of one version, every company's champion."""
 
     bundle: Bundle
@@ -87,7 +87,7 @@ def live(
         database = Database(f"sqlite:///{Path(scratch) / 'days.sqlite'}")
         Base.metadata.create_all(database.engine)
         company = DemoCompany(
-            database, scenario, ZONE, None if bundle is None else _OneChampion(bundle),
+            database, scenario, ZONE, None if bundle is None else OneChampion(bundle),
             seed=seed, given_up_after=None,
         )  # fmt: skip
         if bundle is not None:

@@ -9,10 +9,8 @@ half of the operating day.
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from extensions import Database
@@ -26,6 +24,7 @@ from scripts.rl.command import (
     seed_number,
     write_json,
 )
+from scripts.rl.live_days import OneChampion
 from services.dispatching.demo_company import DemoCompany
 from services.dispatching.experiments import DISPATCH
 from services.dispatching.operating_day import OperatingDay, day_of
@@ -40,25 +39,10 @@ from services.rl.simulation.scenarios import Scenario, load_scenario
 EXAMPLES = """
 slip_past.py --plant far
 slip_past.py --plant shuffled --scenario geneva_overload --companies 20 --seed 5000000
-slip_past.py --plant none --companies 20          # the good model: nothing should be stopped
+slip_past.py --plant none --companies 20          # the model as it is: is it stopped, too?
 """
 ZONE = ZoneInfo("Europe/Zurich")
 DAY = date(2026, 5, 4)
-
-
-@dataclass(frozen=True)
-class _OneChampion:
-    """A registry of one version, every company's champion."""
-
-    bundle: Bundle
-
-    def alias(self, company: int | None, name: Any) -> str | None:  # noqa: ARG002 - the protocol's
-        """That version."""
-        return self.bundle.version
-
-    def get(self, version: str) -> Bundle:  # noqa: ARG002 - the protocol's
-        """Its bundle."""
-        return self.bundle
 
 
 def live(
@@ -91,7 +75,7 @@ def live(
                 )  # fmt: skip
         crowd = [
             DemoCompany(
-                database, scenario, ZONE, None if bundle is None else _OneChampion(bundle),
+                database, scenario, ZONE, None if bundle is None else OneChampion(bundle),
                 company_id=1 + n, first_id=1 + 10_000 * n, seed=seed + 1_000 * n,
             )
             for n in range(companies)
