@@ -130,7 +130,7 @@ def objective_of(
 
 # --- networks --------------------------------------------------------------------------------
 
-_QNETWORK_STEPS = {"sanity": 100, "quick": 128_000}
+_QNETWORK_STEPS = {"sanity": 400, "quick": 128_000}
 """Where the flat network's own 400,000 are too many for a trial."""
 
 _SCREENING: dict[str, Any] = {
@@ -139,6 +139,13 @@ _SCREENING: dict[str, Any] = {
 }
 """Of a quick trial of the pair network: with the mode's own, a third of the budget would pass
 before the policy first moves, and the first rungs would tell nothing apart."""
+
+
+_SANITY: dict[str, Any] = {
+    "total_timesteps": 400,
+    "hyperparameters": {"num_envs": 4, "batch_size": 64, "buffer_size": 10_000},
+}
+"""Of a sanity trial: as short as may be, with defaults that lie within the spaces."""
 
 
 class _Judged(DispatchTask):
@@ -179,6 +186,8 @@ class NetworkObjective:
             base = base.changed(**flat).changed(total_timesteps=total)
         elif mode == "quick":
             base = base.changed(**_SCREENING)
+        if mode == "sanity":
+            base = base.changed(**_SANITY)
         total = steps or base.total_timesteps
         base = base.changed(
             seed=seed,

@@ -12,6 +12,7 @@ from services.rl.evaluation.kpi_figure import BLUE, GREY, ORANGE, RED
 from services.rl.evaluation.plots import save_figure
 
 _MOST_NAMES = 6  # ticks of a choice
+_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
 
 
 def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -94,8 +95,7 @@ def _parallel(done: list[dict[str, Any]]) -> Figure:
         axes.plot(range(len(names)), y, color=color, alpha=0.1 + 0.8 * float(rank), linewidth=1.4)
     for i, (_, ends) in enumerate(scales):
         for place, text in ends:
-            axes.annotate(text, (i, place), fontsize=6, color="#333333", ha="center",
-                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
+            axes.annotate(text, (i, place), fontsize=6, color="#333333", ha="center", bbox=_PAPER)
     axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=30, ha="right")
     axes.set_yticks([])
     return figure

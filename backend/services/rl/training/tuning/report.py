@@ -447,7 +447,7 @@ def write_comparison(a: optuna.Study, b: optuna.Study, folder: Path) -> dict[str
 
 
 def write_hparams(study: optuna.Study) -> Path:
-    """TensorBoard's table of trials, ``data/rl/tensorboard/<study>/trial_<number>``; anew each time."""
+    """TensorBoard's table of trials, ``data/rl/tensorboard/<study>/trial_<number>``; rewritten."""
     from torch.utils.tensorboard import SummaryWriter
 
     root = paths.data_dir() / "tensorboard" / study.study_name

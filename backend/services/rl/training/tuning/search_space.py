@@ -213,6 +213,15 @@ def load_space(path: Path, fields: Mapping[str, Any]) -> SearchSpace:
         raise UsageError(f"--space {path} is neither JSON nor YAML") from error
     if not isinstance(raw, dict):
         raise UsageError(f"--space {path} must hold a mapping of parameters")
+    return parse_space(raw, fields)
+
+
+def parse_space(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> SearchSpace:
+    """A space from plain data, in the form of a space file.
+
+    Raises:
+        UsageError: If it names what is unknown or impossible.
+    """
     return SearchSpace(tuple(_parsed(str(n), v, fields) for n, v in raw.items())).checked(fields)
 
 

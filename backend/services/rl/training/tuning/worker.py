@@ -27,12 +27,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 
 from services.rl import paths
-from services.rl.errors import AtmrError, TrainingError
+from services.rl.errors import AtmrError, TrainingError, UsageError
 from services.rl.simulation.scenarios import Scenario
 
 from ..task import Score
 from .objective import RUNGS, STUDY_DAYS, objective_of
-from .search_space import SearchSpace
+from .search_space import SearchSpace, parse_space
 from .storage import GRACE_S, HEARTBEAT_S, RETRIES, close, open_storage
 from .study import (
     DEFAULT_TRIAL,
@@ -50,6 +50,9 @@ logger = logging.getLogger("services.rl.training")
 
 HOPELESS: Final = 5
 """So many failed trials, and none that was finished, end a study: nothing will come of it."""
+
+ORDER: Final = "order"
+"""Study attribute: what began it."""
 
 RESTARTS: Final = 3
 """How often a worker that died is started again, per command."""
@@ -108,9 +111,42 @@ class Order:
             self.name, self.scenario, objective, self.space, self.sampler, self.pruning, self.seed
         )
 
+    def document(self) -> dict[str, Any]:
+        """What a study keeps of it, for those who come later; see `order_of`."""
+        kept = ("policy", "mode", "sampler", "pruning", "seed", "steps", "days", "data_dir")
+        return {
+            "scenario": self.scenario.model_dump(mode="json"),
+            "space": self.space.document(),
+            **{name: getattr(self, name) for name in kept},
+        }
+
     def connect(self) -> RDBStorage:
         """The storage."""
         return open_storage(self.storage, heartbeat_s=self.heartbeat_s, grace_s=self.grace_s)
+
+
+def order_of(study: optuna.Study, storage: str | None) -> Order:
+    """The order that began a study.
+
+    Raises:
+        UsageError: If it was begun by something else.
+    """
+    kept = study.user_attrs.get(ORDER)
+    if not isinstance(kept, dict):
+        raise UsageError(f"--study {study.study_name}: it was not begun by auto_tune.py")
+    scenario = Scenario.model_validate(kept["scenario"])
+    rest = {name: value for name, value in kept.items() if name not in ("scenario", "space")}
+    fields = objective_of(
+        kept["policy"],
+        scenario,
+        mode=kept["mode"],
+        seed=kept["seed"],
+        steps=kept["steps"],
+        days=kept["days"],
+        data_dir=kept["data_dir"],
+    ).fields()
+    space = parse_space(kept["space"], fields)
+    return Order(study.study_name, scenario, space=space, storage=storage, trials=1, **rest)
 
 
 OnTrial = Callable[[optuna.Study, FrozenTrial], None]
