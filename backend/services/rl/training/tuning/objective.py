@@ -294,6 +294,12 @@ def _kpis_at(folder: Path, step: int) -> dict[str, float]:
 # --- the planner -----------------------------------------------------------------------------
 
 
+_SANITY_FIT: dict[str, Any] = {
+    "busy": {"days": 8, "moves": 200}, "own": {"days": 8, "moves": 400}, "population": 6,
+}  # fmt: skip
+"""As `_SANITY`."""
+
+
 class PlannerObjective:
     """The planner: its search's temperature and horizon, its value terms, and how they are fitted.
 
@@ -316,6 +322,8 @@ class PlannerObjective:
         self.scenario = scenario
         self.source = open_source(scenario, data_dir)
         plan = planner_fit_of(mode)
+        if mode == "sanity":
+            plan = changed_plan(plan, _SANITY_FIT)
         if steps is not None:
             plan = plan.lasting(max(2, steps))
         self.base = replace(plan, seed=seed, threads=1, repeats=1)

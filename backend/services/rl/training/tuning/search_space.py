@@ -241,8 +241,8 @@ def _parsed(name: str, raw: Any, fields: Mapping[str, Any]) -> Parameter:
     whole = isinstance(default, int) and not isinstance(default, bool)
     return Parameter(
         name,
-        raw.get("low"),
-        raw.get("high"),
+        _as_number(raw.get("low")),
+        _as_number(raw.get("high")),
         log=raw.get("log", False),
         whole=raw.get("whole", whole and not choices),
         complement=raw.get("complement", False),
@@ -257,6 +257,14 @@ def _plain(value: Any) -> Any:
 def _token(value: Any) -> Any:
     """A choice as Optuna keeps it: lists as JSON."""
     return json.dumps(_plain(value)) if isinstance(value, list | tuple) else value
+
+
+def _as_number(value: Any) -> Any:
+    """YAML takes ``1e-05``, as JSON writes it, for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _number(value: Any) -> bool:

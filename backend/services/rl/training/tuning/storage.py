@@ -12,6 +12,7 @@ from typing import Final
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -59,13 +60,18 @@ def open_storage(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
+            storage = RDBStorage(
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs=options,
                 heartbeat_interval=heartbeat_s,
                 grace_period=grace_s,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES),
             )
+            if parsed.get_backend_name() == "sqlite":
+                with storage.engine.connect() as connection:
+                    # Readers and a writer side by side; kept by the file.
+                    connection.execute(text("PRAGMA journal_mode=WAL"))
+            return storage
     except (SQLAlchemyError, OptunaError, ImportError, RuntimeError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
         raise UsageError(

@@ -221,21 +221,24 @@ class _Trial:
         try:
             values = self._setup.space.draw(trial)
             self._started()
-            trial.set_user_attr(STEPS, 0)
+            last: list[tuple[Score, int]] = []
 
             def report(rung: int, score: Score, steps: int) -> None:
-                self._note(trial, score, steps)
+                _finite(score)
                 trial.report(score.mean, rung)
+                last[:] = [(score, steps)]
                 parent = parent_process()
                 if parent is not None and not parent.is_alive():
                     raise KeyboardInterrupt  # nobody waits for this worker any more
                 # The default is played to the end: the others are measured against it.
                 if rung < RUNGS and not is_default and trial.should_prune():
+                    self._note(trial, *last[0])
                     raise optuna.TrialPruned(f"rung {rung} of {RUNGS}")
 
             name = f"{self._setup.name}.trial_{trial.number:04d}"[-100:].lstrip("._-")
             score = objective.run(values, name, report)
             _finite(score)
+            self._note(trial, score, last[0][1])
             trial.set_user_attr(PER_DAY, np.round(score.per_episode, 4).tolist())
             return score.mean
         except KeyboardInterrupt:
@@ -251,7 +254,6 @@ class _Trial:
 
     @staticmethod
     def _note(trial: optuna.Trial, score: Score, steps: int) -> None:
-        _finite(score)
         trial.set_user_attr(STEPS, steps)
         trial.set_user_attr(KPIS_ATTR, {k: round(v, 4) for k, v in score.kpis.items()})
 
