@@ -55,7 +55,7 @@ def open_storage(
                 f"--storage {parsed.database}: its folder cannot be made: {error.strerror}"
             ) from error
         options["connect_args"] = {"timeout": _LOCKED_S}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial keeps its own reason
     shown = parsed.render_as_string(hide_password=True)
     try:
         with warnings.catch_warnings():

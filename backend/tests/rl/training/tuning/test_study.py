@@ -62,7 +62,7 @@ def test_a_diverging_trial_is_failed_with_its_reason_and_the_study_goes_on(stora
 def test_a_study_in_which_everything_fails_ends_with_the_reason(storage, tmp_path):
     order = toy(tmp_path, trials=50, trouble="refuses")
     study = begun(order, storage)
-    with pytest.raises(TrainingError, match="5 trials failed and none.*loss is nan after 12"):
+    with pytest.raises(TrainingError, match=r"5 trials failed and none.*loss is nan after 12"):
         work(order)
     assert standing(study).failed == 5
 
@@ -149,9 +149,7 @@ def test_a_study_killed_before_it_had_a_trial_is_begun_again(storage, tmp_path):
         ("sqlite://", "need a file"),
     ],
 )
-def test_a_storage_that_cannot_be_used_is_one_sentence_without_the_password(
-    atmr_home, url, words
-):
+def test_a_storage_that_cannot_be_used_is_one_sentence_without_the_password(atmr_home, url, words):
     with pytest.raises(UsageError, match=words) as caught:
         open_storage(url)
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
