@@ -3,7 +3,7 @@
 The best K configurations of a study and the default are trained at a full budget with several
 fresh seeds each. The winner is chosen on validation days that the study did not play; it alone is
 then compared with the default on test days, so that nothing is chosen by them. Seeds and days both
-vary: the interval takes both as random (crossed effects, Satterthwaite 1946).
+vary: the interval takes both as random (crossed effects).
 """
 
 import json
@@ -290,9 +290,9 @@ def crossed_difference(a: FloatArray, b: FloatArray) -> Estimate:
         a: ``(S, D)`` by seed and day.
         b: The same seeds' and days'.
 
-    The variance of the mean of crossed random effects is (MS_seeds + MS_days - MS_rest) / SD, and
-    its degrees of freedom are Satterthwaite's; where the rest exceeds what days or seeds add, the
-    larger of the two mean squares stands alone.
+    The variance of the mean of crossed random effects is (MS_seeds + MS_days - MS_rest) / SD.
+    Seeds are few: what they show is never diminished, and the degrees of freedom are theirs, S - 1.
+    Satterthwaite's (1946), estimated from three or four seeds, covered too little (92.9 % of 800).
     """
     difference = np.asarray(a, float) - np.asarray(b, float)
     seeds, days = difference.shape
@@ -304,15 +304,9 @@ def crossed_difference(a: FloatArray, b: FloatArray) -> Estimate:
     of_days = seeds * float(by_day.var(ddof=1))
     rest = difference - by_seed[:, None] - by_day[None] + mean
     of_rest = float((rest**2).sum()) / ((seeds - 1) * (days - 1))
-    squares = of_seeds + of_days - of_rest
-    df_seeds, df_days = seeds - 1, days - 1
-    if squares <= max(of_seeds, of_days):
-        squares, df = max((of_seeds, float(df_seeds)), (of_days, float(df_days)))
-    else:
-        parts = of_seeds**2 / df_seeds + of_days**2 / df_days
-        parts += of_rest**2 / (df_seeds * df_days)
-        df = squares**2 / parts if parts > 0 else float(df_seeds)
-    half = float(stats.t.ppf(0.975, df)) * float(np.sqrt(squares / (seeds * days)))
+    more = max(0.0, of_days - of_rest)  # what days add to what seeds show already
+    squares = max(of_seeds + more, of_days)
+    half = float(stats.t.ppf(0.975, seeds - 1)) * float(np.sqrt(squares / (seeds * days)))
     return Estimate(mean, half)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 
@@ -33,7 +33,7 @@ from services.rl.simulation.scenarios import Scenario
 from ..task import Score
 from .objective import RUNGS, STUDY_DAYS, objective_of
 from .search_space import SearchSpace, parse_space
-from .storage import GRACE_S, HEARTBEAT_S, RETRIES, close, open_storage
+from .storage import GRACE_S, HEARTBEAT_S, close, open_storage
 from .study import (
     DEFAULT_TRIAL,
     KPIS_ATTR,
@@ -291,8 +291,9 @@ class _Silent:
             seen = self._first_seen.setdefault(trial._trial_id, now)
             if trial._trial_id not in alive and now - seen > self._grace_s:
                 self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-                retry = RetryHeartbeatStaleTrialCallback(RETRIES)
-                retry(study, self._storage.get_trial(trial._trial_id))
+                again = self._storage.get_heartbeat_stale_trial_callback()
+                assert again is not None
+                again(study, self._storage.get_trial(trial._trial_id))
 
 
 @contextmanager
