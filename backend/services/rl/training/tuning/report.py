@@ -238,7 +238,10 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
                   f"(n = {ranks['n']}, p = {_n(ranks['p'], 2)})."]  # fmt: skip
     lines += ["", f"### Jours de test, `{d['scenario']}`", "", *_test_table(test), ""]
     verdict = "Gain confirmé" if test["claimed"] else "Aucun gain confirmé"
-    lines += [f"{verdict} : {_interval(test['gain_pct'], ' %')} de récompense.", ""]
+    reward = _interval(test["kpis"]["reward"]["difference"])
+    share = _interval(test["gain_pct"], " %")  # of a default that is not above 0 there is none
+    shown = reward if share == "–" else f"{reward}, soit {share}"
+    lines += [f"{verdict} : récompense par jour {shown}.", ""]
     if c["transfer"] is not None:
         t = c["transfer"]
         lines += [
