@@ -38,6 +38,7 @@ def days_played(monkeypatch):
     return played
 
 
+@pytest.mark.slow
 def test_a_network_is_tuned_confirmed_on_test_days_and_trained_as_the_winner(
     atmr_home, capsys, days_played
 ):
@@ -69,6 +70,7 @@ def test_a_network_is_tuned_confirmed_on_test_days_and_trained_as_the_winner(
         assert config["hyperparameters"][name.removeprefix("hyperparameters.")] == value
 
 
+@pytest.mark.slow
 def test_the_planner_is_tuned_and_its_configuration_fits_it(atmr_home, capsys):
     study = ["--policy", "planner", *TINY, "--study", "plan"]
     assert tune("--trials", "2", *study, "--no-pruning", "--quiet") == 0
