@@ -21,6 +21,8 @@ from services.rl.errors import AtmrError, UsageError
 
 SUCCESS, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
+_SECRET = ("--database-url", "--storage")
+
 T = TypeVar("T")
 
 
@@ -169,12 +171,13 @@ def provenance() -> dict[str, Any]:
 
 
 def _without_secrets(arguments: Sequence[str]) -> list[str]:
-    """The command line with the value of ``--database-url`` left out: it may hold a password."""
+    """The command line with the values of `_SECRET` options left out: they may hold a password."""
     shown = list(arguments)
     for i, argument in enumerate(shown):
-        if argument.startswith("--database-url="):
-            shown[i] = "--database-url=..."
-        elif argument == "--database-url" and i + 1 < len(shown):
+        name = argument.partition("=")[0]
+        if name in _SECRET and name != argument:
+            shown[i] = f"{name}=..."
+        elif name in _SECRET and i + 1 < len(shown):
             shown[i + 1] = "..."
     return shown
 

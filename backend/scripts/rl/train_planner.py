@@ -19,14 +19,18 @@ NETWORK_OPTIONS = (
 """What the planner has no use for."""
 
 
-def refuse_network_options(arguments: argparse.Namespace) -> None:
+def refuse_network_options(arguments: argparse.Namespace, *, admitted: Sequence[str] = ()) -> None:
     """Refuse what belongs to networks, where a policy without one is trained.
+
+    Args:
+        arguments: As parsed.
+        admitted: Options that this policy knows too.
 
     Raises:
         UsageError: Naming the option.
     """
     for option in NETWORK_OPTIONS:
-        if getattr(arguments, option) is not None:
+        if option not in admitted and getattr(arguments, option) is not None:
             raise UsageError(
                 f"--{option} is an option of the networks; --policy {arguments.policy} has none"
             )
@@ -43,11 +47,15 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         UsageError: If an option of the network is given.
     """
     from services.rl.training.config import TrainingConfig
+    from services.rl.training.planner_config import load_plan
     from services.rl.training.planner_run import planner_fit_of, train_planner
 
-    refuse_network_options(arguments)
+    refuse_network_options(arguments, admitted=("config",))
     plan = planner_fit_of(arguments.mode)
-    plan = replace(plan, seed=arguments.seed or 0)
+    if arguments.config is not None:
+        plan = load_plan(arguments.config, plan)
+    if arguments.seed is not None:
+        plan = replace(plan, seed=arguments.seed)
     if arguments.generations is not None:
         plan = plan.lasting(arguments.generations)
     if arguments.repeats is not None:

@@ -61,6 +61,7 @@ def evolve(
     *,
     journal: "Journal | None" = None,
     on_generation: Callable[[int, float, float], None] | None = None,
+    on_answer: Callable[[int, FloatArray], None] | None = None,
     out_of_time: Callable[[], bool] | None = None,
 ) -> tuple[FloatArray, int]:
     """Search from ``origin``; returns the averaged mean of the late generations.
@@ -73,6 +74,7 @@ def evolve(
         journal: Scores of finished generations, to resume from.
         on_generation: Called with the generation, the score of the distribution's mean and that
             of the origin, on the generation's days.
+        on_answer: Called with the generations finished and what the search would answer then.
         out_of_time: Asked before each generation that would have to be played; once it says True
             the search ends with what it has found so far.
 
@@ -102,6 +104,8 @@ def evolve(
                 averaged += 1
             if on_generation is not None:
                 on_generation(generation, scores[-2], scores[-1])
+            if on_answer is not None:
+                on_answer(played, average / averaged if averaged else search.mean)
     found: FloatArray = average / averaged if averaged else search.mean
     return found, played
 

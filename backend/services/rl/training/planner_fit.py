@@ -34,6 +34,15 @@ _BUSY = (
 _HOT = 4.0
 _EVOLVED = NUM_TERMS - 1
 """Terms that evolve: all but the last, `late_urgent`, which the reward cannot judge."""
+FEATURES: dict[str, tuple[str, ...]] = {
+    "demand": ("pickup_demand", "minute_demand", "end_demand", "end_later"),
+    "load": ("minute_load", "free_early_load"),
+    "later": ("free_early", "free_early_load", "free_later", "minute_left"),
+    "booking": ("booking", "priority", "pre_booked", "urgency", "trip", "spare_van"),
+}
+"""Groups of terms that a fit may do without; see `PlannerFit.without`."""
+_LATER = ("hot", "look_ahead_min", "without")
+"""Settings that plans did not have at first: at their defaults they do not name a fit."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ class PlannerFit:
         seed: Of everything random.
         repeats: Fits, with the seeds from ``seed`` on, whose weights are averaged.
         care: Prices of lateness to choose among in the end; see `planner_care`.
+        hot: Temperature at the start of an epoch's search, in units of reward.
+        look_ahead_min: Bookings promised later than this from now are not planned yet.
+        without: Groups of terms, of `FEATURES`, that stay as they were at the start.
     """
 
     busy: Stage = Stage(generations=24, days=24, moves=700, sigma=0.5)
@@ -79,6 +91,9 @@ class PlannerFit:
     seed: int = 0
     repeats: int = 1
     care: tuple[Step, ...] = STEPS
+    hot: float = _HOT
+    look_ahead_min: float = LOOK_AHEAD
+    without: tuple[str, ...] = ()
 
     @property
     def generations(self) -> int:
@@ -96,6 +111,7 @@ class PlannerFit:
 
 
 OnGeneration = Callable[[int, float, float], None]
+OnWeights = Callable[[int, FloatArray], None]
 
 
 def fit_planner(
@@ -107,6 +123,7 @@ def fit_planner(
     start: PlannerValues | None = None,
     journal: Path | None = None,
     on_generation: OnGeneration | None = None,
+    on_weights: OnWeights | None = None,
     out_of_time: Callable[[], bool] | None = None,
 ) -> PlannerValues:
     """Fit value terms to a scenario.
@@ -121,6 +138,8 @@ def fit_planner(
             further fits lie beside it, ``<stem>_busy.jsonl``, ``<stem>_1.jsonl``.
         on_generation: Called with the generation, the score of the distribution's mean and that of
             the stage's start, on the generation's days.
+        on_weights: Called with the generations finished and the weights that the stage would end
+            with after them, ``(NUM_TERMS,)``.
         out_of_time: Asked before each generation that would have to be played; once it says True
             the fit ends with what it has found so far. The journal stays.
 
@@ -139,7 +158,13 @@ def fit_planner(
             if on_generation is not None:
                 on_generation(before + generation, mean, origin)
 
-        fits.append(_fit_once(scenario, one, days, source, start, own_journal, told, out_of_time))
+        def weighed(done: int, weights: FloatArray, before: int = before) -> None:
+            if on_weights is not None:
+                on_weights(before + done, weights)
+
+        fits.append(
+            _fit_once(scenario, one, days, source, start, own_journal, told, weighed, out_of_time)
+        )
         if out_of_time is not None and out_of_time():
             break
     values = fits[0]
@@ -180,6 +205,7 @@ def _fit_once(
     start: PlannerValues | None,
     journal: Path | None,
     on_generation: OnGeneration,
+    on_weights: OnWeights,
     out_of_time: Callable[[], bool] | None,
 ) -> PlannerValues:
     origin = np.zeros(NUM_TERMS) if start is None else start.array()
@@ -189,14 +215,15 @@ def _fit_once(
         beside = journal and journal.with_name(f"{journal.stem}_busy{journal.suffix}")
         world = busy_scenario(scenario)
         origin, played = _evolved(
-            world, plan, plan.busy, origin, days, source, beside, on_generation, out_of_time, 0
-        )
+            world, plan, plan.busy, origin, days, source, beside, on_generation, on_weights,
+            out_of_time, 0,
+        )  # fmt: skip
         candidates["busy"] = origin
         known = plan.busy.generations
     if plan.own.generations and played == known:  # else time ran out in the first stage
         candidates["own"], more = _evolved(
-            scenario, plan, plan.own, origin, days, source, journal, on_generation, out_of_time,
-            known,
+            scenario, plan, plan.own, origin, days, source, journal, on_generation, on_weights,
+            out_of_time, known,
         )  # fmt: skip
         played += more
     return _best_of(scenario, plan, candidates, days, source, {"generations_played": played})
@@ -215,7 +242,7 @@ def _best_of(
 
     def earned(weights: FloatArray) -> float:
         judge = Engine(scenario, len(checks), days=days or None, source=source)
-        return _score(judge, scenario, weights, plan.check_moves, checks)
+        return _score(judge, scenario, weights, plan.check_moves, checks, plan)
 
     with ThreadPoolExecutor(plan.threads) as pool:
         checked = dict(zip(candidates, pool.map(earned, candidates.values()), strict=True))
@@ -223,8 +250,8 @@ def _best_of(
     return PlannerValues(
         terms=TERM,
         weights=tuple(round(float(v), 6) for v in candidates[kept]),
-        look_ahead_min=LOOK_AHEAD,
-        hot=_HOT,
+        look_ahead_min=plan.look_ahead_min,
+        hot=plan.hot,
         scenario=scenario.name,
         scenario_hash=scenario.sha256,
         provenance={
@@ -252,7 +279,17 @@ def busy_scenario(scenario: Scenario) -> Scenario:
 
 def _identity(plan: PlannerFit) -> dict[str, Any]:
     """What makes evolution the same: not the number of threads, other fits, or what follows."""
-    return {k: v for k, v in asdict(plan).items() if k not in ("threads", "repeats", "care")}
+    plain = PlannerFit()
+    as_ever = [name for name in _LATER if getattr(plan, name) == getattr(plain, name)]
+    return {
+        k: v for k, v in asdict(plan).items() if k not in ("threads", "repeats", "care", *as_ever)
+    }
+
+
+def _moving(plan: PlannerFit) -> IntArray:
+    """Indices of the terms that evolve."""
+    still = {name for group in plan.without for name in FEATURES[group]}
+    return np.array([i for i in range(_EVOLVED) if TERM[i] not in still], dtype=np.int64)
 
 
 def _evolved(
@@ -264,6 +301,7 @@ def _evolved(
     source: DaySource | None,
     journal: Path | None,
     on_generation: OnGeneration | None,
+    on_weights: OnWeights | None,
     out_of_time: Callable[[], bool] | None,
     known: int,
 ) -> tuple[FloatArray, int]:
@@ -276,30 +314,44 @@ def _evolved(
         else rng.integers(0, _FIRST_CHECK, batch)
         for _ in range(stage.generations)
     ]
-    evolved, fixed = origin[:_EVOLVED], origin[_EVOLVED:]
-    head = {"fit": _identity(plan), "scenario_hash": scenario.sha256, "start": evolved.tolist()}
+    moving = _moving(plan)
+
+    def whole(point: FloatArray) -> FloatArray:
+        weights = origin.copy()
+        weights[moving] = point
+        return weights
+
+    head = {
+        "fit": _identity(plan),
+        "scenario_hash": scenario.sha256,
+        "start": origin[:_EVOLVED].tolist(),
+    }
     point, played = evolve(
         Evolution(stage.generations, plan.population, stage.sigma, plan.threads, plan.seed + known),
-        evolved,
+        origin[moving],
         lambda: Engine(scenario, batch, days=days or None, source=source),
         lambda engine, point, generation: _score(
-            engine, scenario, np.concatenate([point, fixed]), stage.moves, labels[generation]
+            engine, scenario, whole(point), stage.moves, labels[generation], plan
         ),
         journal=Journal(journal, head),
         on_generation=None
         if on_generation is None
         else lambda generation, *scores: on_generation(known + generation, *scores),
+        on_answer=None
+        if on_weights is None
+        else lambda done, answer: on_weights(known + done, whole(answer)),
         out_of_time=out_of_time,
     )
-    return np.concatenate([point, fixed]), played
+    return whole(point), played
 
 
-def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:
+def weighted(scenario: Scenario, weights: FloatArray, plan: PlannerFit) -> PlannerValues:
+    """Weights as values that a planner plays with."""
     return PlannerValues(
         TERM,
         tuple(weights.tolist()),
-        LOOK_AHEAD,
-        _HOT,
+        plan.look_ahead_min,
+        plan.hot,
         scenario.name,
         scenario.sha256,
         {},
@@ -307,9 +359,15 @@ def _values(scenario: Scenario, weights: FloatArray) -> PlannerValues:
 
 
 def _score(
-    engine: Engine, scenario: Scenario, weights: FloatArray, moves: int, labels: IntArray
+    engine: Engine,
+    scenario: Scenario,
+    weights: FloatArray,
+    moves: int,
+    labels: IntArray,
+    plan: PlannerFit,
 ) -> float:
     """Mean reward of a day with these weights."""
     engine.start(labels)
-    SearchPolicy("planner", scenario, values=_values(scenario, weights), moves=moves).play(engine)
+    values = weighted(scenario, weights, plan)
+    SearchPolicy("planner", scenario, values=values, moves=moves).play(engine)
     return float(engine.world.totals.sum(axis=1).mean())

@@ -98,7 +98,7 @@ def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
     """With a reward whose best weights are known, found in place of the days' own."""
     best = np.append(np.linspace(-2.0, 3.0, NUM_TERMS - 1), 0.0)
 
-    def score(_engine, _scenario, weights, _moves, labels):
+    def score(_engine, _scenario, weights, _moves, labels, _plan):
         return float(100.0 + labels.sum() % 7 - ((weights - best) ** 2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)
@@ -110,7 +110,7 @@ def test_it_climbs_to_where_the_reward_is(tmp_path, monkeypatch):
 
 
 def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
-    def score(_engine, _scenario, weights, _moves, _labels):
+    def score(_engine, _scenario, weights, _moves, _labels, _plan):
         return float(-(weights**2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)
@@ -121,7 +121,7 @@ def test_what_earns_less_than_no_values_is_not_kept(tmp_path, monkeypatch):
 
 
 def test_several_fits_are_averaged_and_each_goes_on_from_its_journal(tmp_path, monkeypatch):
-    def score(_engine, _scenario, weights, _moves, labels):
+    def score(_engine, _scenario, weights, _moves, labels, _plan):
         return float(labels.sum() % 7 - ((weights - 1.0) ** 2).sum())
 
     monkeypatch.setattr(planner_fit, "_score", score)

@@ -33,7 +33,7 @@ class Notes:
         self.asked = []
         self._answer = answer
 
-    def __call__(self, _engine, _scenario, weights, moves, labels):
+    def __call__(self, _engine, _scenario, weights, moves, labels, _plan):
         self.asked.append((moves, np.array(weights), np.array(labels)))
         return float(self._answer(np.asarray(weights), moves))
 

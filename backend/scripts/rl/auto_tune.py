@@ -1,0 +1,405 @@
+"""Search for better hyper-parameters (Optuna), and prove that they are better.
+
+A study screens on validation days; `confirm` retrains the best with fresh seeds and compares the
+winner with the default on test days: only that is a gain. Commands: confirm, report, compare.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.rl.command import (
+    INTERRUPTED,
+    SUCCESS,
+    Parser,
+    command_parser,
+    make_folder,
+    positive_float,
+    positive_int,
+    provenance,
+    run,
+    seed_number,
+    write_json,
+)
+from services.rl.errors import UsageError
+from services.rl.simulation.scenarios import Scenario, load_scenario
+
+if TYPE_CHECKING:
+    import optuna
+
+    from services.rl.training.tuning.worker import Order
+
+POLICIES = ("dqn_matching", "planner", "qnetwork")
+EXAMPLES = """
+auto_tune.py --trials 50
+auto_tune.py --trials 50 --policy planner --scenario geneva_overload --workers 2
+auto_tune.py --trials 50 --policy qnetwork --scenario geneva_overload --workers 2 --resume
+auto_tune.py --trials 50 --study here --storage postgresql://atmr@db/tuning --workers 2
+auto_tune.py --trials 50 --study chance --sampler random --no-pruning
+auto_tune.py confirm --study geneva_overload_qnetwork --transfer geneva --workers 2
+auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning
+auto_tune.py compare geneva_overload_qnetwork chance
+"""
+_TELL_EVERY_S = 5.0
+
+
+def build_parser() -> Parser:
+    """The options of a study."""
+    parser = command_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--trials", type=positive_int, default=50, help="that the study shall have (default 50)"
+    )
+    parser.add_argument(
+        "--policy", choices=POLICIES, default="dqn_matching",
+        help="dqn_matching (default): the pair network; planner; qnetwork: the roadmap's flat "
+        "network and its four parameters",
+    )  # fmt: skip
+    parser.add_argument("--scenario", default="geneva", help="name or YAML file (default geneva)")
+    parser.add_argument("--hours", type=positive_float, help="another length of the day")
+    parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")
+    parser.add_argument("--workers", type=positive_int, default=1, help="processes (default 1)")
+    parser.add_argument("--study", help="its name (default <scenario>_<policy>)")
+    _storage(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with the study")
+    parser.add_argument(
+        "--other-code", action="store_true", help="go on although the code has changed; noted"
+    )
+    parser.add_argument(
+        "--mode", choices=("sanity", "quick", "production"), default="quick",
+        help="budget of a trial (default quick)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=positive_int,
+        help="environment steps of a trial (planner: generations) instead of the mode's",
+    )  # fmt: skip
+    parser.add_argument("--days", type=positive_int, help="validation days (default 64)")
+    parser.add_argument("--space", type=Path, help="YAML or JSON file of parameters to move")
+    parser.add_argument(
+        "--sampler", choices=("tpe", "random"), default="tpe", help="default tpe, multivariate"
+    )
+    parser.add_argument("--no-pruning", action="store_true", help="play every trial to the end")
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--data-dir", help="folder of real trips (default ATMR_DATA_DIR)")
+    return parser
+
+
+def _storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage", metavar="URL",
+        help="database of studies; postgresql://... for many machines (default an SQLite file "
+        "under data/rl/tuning)",
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a study, or one of the commands on studies."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in COMMANDS:
+        return COMMANDS[given[0]](given[1:])
+    arguments = build_parser().parse_args(given)
+    make_folder(arguments.json and arguments.json.parent)
+    return _search(arguments, given)
+
+
+# --- a study ---------------------------------------------------------------------------------
+
+
+def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
+    from services.rl.training.tuning.storage import close
+    from services.rl.training.tuning.study import open_study
+    from services.rl.training.tuning.worker import ORDER, work, work_together
+
+    order = _order(arguments)
+    storage = order.connect()
+    try:
+        study = open_study(
+            order.setup(), storage, resume=arguments.resume, other_code=arguments.other_code
+        )
+        study.set_user_attr(ORDER, order.document())
+        tell = _Teller(study, arguments.quiet)
+        try:
+            if arguments.workers == 1:
+                work(order, on_trial=lambda *_: tell(at_once=True))
+            else:
+                work_together(order, arguments.workers, on_look=tell)
+        except KeyboardInterrupt:
+            tell(at_once=True)
+            _conclude(study, order, arguments)
+            words = [w for w in given if w != "--resume"]
+            print(
+                "interrupted; the best so far is written: go on with "
+                + shlex.join(["auto_tune.py", *words, "--resume"]),
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        tell(at_once=True)
+        _conclude(study, order, arguments)
+    finally:
+        close(storage)
+    return SUCCESS
+
+
+def _order(arguments: argparse.Namespace) -> "Order":
+    from services.rl.training.config import TrainingConfig
+    from services.rl.training.tuning.objective import STUDY_DAYS, objective_of
+    from services.rl.training.tuning.search_space import SPACES, load_space
+    from services.rl.training.tuning.worker import Order
+
+    scenario = load_scenario(arguments.scenario)
+    if arguments.hours is not None or arguments.drivers is not None:
+        horizon = None if arguments.hours is None else 60.0 * arguments.hours
+        scenario = scenario.resized(num_drivers=arguments.drivers, horizon_min=horizon)
+    name = arguments.study or _default_name(arguments, scenario)
+    TrainingConfig().changed(experiment_name=name)  # the same names are allowed
+    days = arguments.days or STUDY_DAYS
+    objective = objective_of(
+        arguments.policy,
+        scenario,
+        mode=arguments.mode,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        days=days,
+        data_dir=arguments.data_dir,
+    )
+    fields = objective.fields()
+    if arguments.space is not None:
+        space = load_space(arguments.space, fields)
+    else:
+        space = SPACES[arguments.policy].checked(fields)
+    return Order(
+        name,
+        scenario,
+        arguments.policy,
+        space,
+        arguments.storage,
+        arguments.mode,
+        arguments.trials,
+        sampler=arguments.sampler,
+        pruning=not arguments.no_pruning,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        days=days,
+        data_dir=arguments.data_dir,
+    )
+
+
+def _default_name(arguments: argparse.Namespace, scenario: Scenario) -> str:
+    parts = [scenario.name, arguments.policy]
+    if arguments.sampler != "tpe":
+        parts.append(arguments.sampler)
+    if arguments.no_pruning:
+        parts.append("unpruned")
+    return "_".join(parts)
+
+
+class _Teller:
+    """Says what became of each trial, once."""
+
+    def __init__(self, study: "optuna.Study", quiet: bool) -> None:
+        self._study = study
+        self._quiet = quiet
+        self._told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        self._last = time.monotonic()
+
+    def __call__(self, *, at_once: bool = False) -> None:
+        """Look, every few seconds or at once."""
+        now = time.monotonic()
+        if self._quiet or (not at_once and now - self._last < _TELL_EVERY_S):
+            return
+        self._last = now
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in self._told:
+                self._told.add(trial.number)
+                print(_line(trial), flush=True)
+
+
+def _line(trial: Any) -> str:
+    seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
+    state = trial.state.name.lower()
+    if state == "complete":
+        what = f"{trial.values[0]:.2f}"
+    elif state == "pruned":
+        what = f"pruned at rung {trial.last_step}, {trial.intermediate_values[trial.last_step]:.2f}"
+    else:
+        what = f"failed: {trial.user_attrs.get('reason', 'interrupted; queued again')}"
+    return f"trial {trial.number}: {what} ({seconds:.0f} s)"
+
+
+def _conclude(study: "optuna.Study", order: "Order", arguments: argparse.Namespace) -> None:
+    """Report, the best so far as a configuration, and what to do next."""
+    from services.rl.training.evolution_run import write_document
+    from services.rl.training.tuning.report import write_hparams, write_report
+    from services.rl.training.tuning.study import best_trials
+    from services.rl.training.tuning.worker import folder_of, summary
+
+    folder = folder_of(order.name)
+    write_report(study, folder, _confirmed(folder))
+    write_hparams(study)
+    best = best_trials(study, 1)
+    if best:
+        setup = order.setup()
+        values = order.space.fields(best[0].params)
+        write_document(folder / "screened.json", setup.objective.document(values))
+    document = {"study": order.name, **summary(study)}
+    if arguments.json is not None:
+        write_json(arguments.json, {**document, **provenance()})
+    if not arguments.quiet:
+        found = document["best"]
+        text = "nothing finished" if found is None else f"best {found['score']:.2f} (screening)"
+        print(f"{order.name}: {document['complete']} complete, {document['pruned']} pruned, "
+              f"{document['failed']} failed; {text}; report in {folder}")  # fmt: skip
+        if best:
+            print(f"prove it: auto_tune.py confirm --study {order.name}")
+
+
+def _confirmed(folder: Path) -> dict[str, Any] | None:
+    from services.rl.training.tuning.confirm import CONFIRMED_FILE
+
+    path = folder / CONFIRMED_FILE
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    return found
+
+
+# --- commands on studies -----------------------------------------------------------------------
+
+
+def _confirm(argv: Sequence[str]) -> int:
+    """Retrain the best, choose, compare with the default on test days."""
+    from services.rl.training.tuning.confirm import ConfirmPlan, confirm
+    from services.rl.training.tuning.report import write_report
+    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.study import existing_study
+    from services.rl.training.tuning.worker import folder_of, order_of
+
+    parser = command_parser(_confirm.__doc__ or "", EXAMPLES)
+    parser.prog = "auto_tune.py confirm"
+    parser.add_argument("--study", required=True)
+    _storage(parser)
+    parser.add_argument("--top", type=positive_int, default=3, help="candidates (default 3)")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="of each (default 3)")
+    parser.add_argument(
+        "--mode", choices=("sanity", "quick", "production"), default="production",
+        help="budget of a training (default production)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=positive_int, help="as for a study")
+    parser.add_argument("--choice-days", type=positive_int, default=200)
+    parser.add_argument("--test-days", type=positive_int, default=200)
+    parser.add_argument("--transfer", help="another scenario to play both on, as they are")
+    parser.add_argument("--workers", type=positive_int, default=1)
+    arguments = parser.parse_args(argv)
+    make_folder(arguments.json and arguments.json.parent)
+    storage = open_storage(arguments.storage)
+    try:
+        study = existing_study(arguments.study, storage)
+        order = order_of(study, arguments.storage)
+        plan = ConfirmPlan(
+            top=arguments.top,
+            seeds=arguments.seeds,
+            mode=arguments.mode,
+            steps=arguments.steps,
+            choice_days=arguments.choice_days,
+            test_days=arguments.test_days,
+            transfer=None if arguments.transfer is None else load_scenario(arguments.transfer),
+            workers=arguments.workers,
+        )
+        document = confirm(study, order, plan, _printer(arguments.quiet))
+        folder = folder_of(order.name)
+        write_report(study, folder, document)
+    finally:
+        close(storage)
+    if arguments.json is not None:
+        write_json(arguments.json, {**document, **provenance()})
+    if not arguments.quiet:
+        test = document["test"]
+        reward = test["kpis"]["reward"]
+        low, high = reward["difference"]["ci95"]
+        verdict = "a gain" if test["claimed"] else "no gain that can be claimed"
+        print(
+            f"{document['winner']} on test days: {reward['winner']:.1f} against "
+            f"{reward['default']:.1f}, difference {low:+.1f} to {high:+.1f}: {verdict}"
+        )
+        print(f"train_dqn.py --config {folder / 'winner.json'} takes it; report in {folder}")
+    return SUCCESS
+
+
+def _report(argv: Sequence[str]) -> int:
+    """Write a study's report again: Markdown, JSON, plots, TensorBoard."""
+    from services.rl.training.tuning.report import study_document, write_hparams, write_report
+    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.study import existing_study
+    from services.rl.training.tuning.worker import folder_of
+
+    parser = command_parser(_report.__doc__ or "", EXAMPLES)
+    parser.prog = "auto_tune.py report"
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--out", type=Path, help="folder (default results/<study>)")
+    _storage(parser)
+    arguments = parser.parse_args(argv)
+    make_folder(arguments.out)
+    make_folder(arguments.json and arguments.json.parent)
+    storage = open_storage(arguments.storage)
+    try:
+        study = existing_study(arguments.study, storage)
+        confirmed = _confirmed(folder_of(arguments.study))
+        files = write_report(study, arguments.out or folder_of(arguments.study), confirmed)
+        write_hparams(study)
+        if arguments.json is not None:
+            write_json(arguments.json, {**study_document(study, confirmed), **provenance()})
+    finally:
+        close(storage)
+    _printer(arguments.quiet)(f"{files[0]}")
+    return SUCCESS
+
+
+def _compare(argv: Sequence[str]) -> int:
+    """Compare two studies: steps, best scores at the end and at equal steps, paired by days."""
+    from services.rl.training.tuning.report import comparison_markdown, write_comparison
+    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.study import existing_study
+    from services.rl.training.tuning.worker import folder_of
+
+    parser = command_parser(_compare.__doc__ or "", EXAMPLES)
+    parser.prog = "auto_tune.py compare"
+    parser.add_argument("a", help="a study, such as TPE with pruning")
+    parser.add_argument("b", help="another, such as random search")
+    parser.add_argument("--out", type=Path, help="folder (default results/<a>/against_<b>)")
+    _storage(parser)
+    arguments = parser.parse_args(argv)
+    make_folder(arguments.json and arguments.json.parent)
+    storage = open_storage(arguments.storage)
+    try:
+        a, b = (existing_study(name, storage) for name in (arguments.a, arguments.b))
+        folder = arguments.out or folder_of(arguments.a) / f"against_{arguments.b}"
+        make_folder(folder)
+        document = write_comparison(a, b, folder)
+    finally:
+        close(storage)
+    if arguments.json is not None:
+        write_json(arguments.json, {**document, **provenance()})
+    _printer(arguments.quiet)(comparison_markdown(document))
+    return SUCCESS
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "confirm": _confirm,
+    "report": _report,
+    "compare": _compare,
+}
+
+
+def _printer(quiet: bool) -> Callable[[str], None]:
+    return (lambda _: None) if quiet else (lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    run(main)

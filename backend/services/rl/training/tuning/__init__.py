@@ -1,0 +1,1 @@
+"""Search for better hyper-parameters, and the proof that they are better."""

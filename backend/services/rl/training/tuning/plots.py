@@ -1,0 +1,136 @@
+"""A study's figures, in French: history, rungs, importances, parallel coordinates; two compared."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from services.rl.evaluation.kpi_figure import BLUE, GREY, ORANGE, RED
+from services.rl.evaluation.plots import save_figure
+
+_MOST_NAMES = 6  # ticks of a choice
+_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+
+
+def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write every figure that there are trials for."""
+    done = [t for t in document["trials"] if t["state"] == "complete"]
+    if not done:
+        return []
+    figures = {"history": _history(document), "rungs": _rungs(document)}
+    if document["importances"]:
+        figures["importances"] = _importances(document)
+    if len(done) > 1:
+        figures["parallel"] = _parallel(done)
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _axes(title: str, x: str, y: str, size: tuple[float, float] = (8.0, 4.2)) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _history(d: Mapping[str, Any]) -> Figure:
+    figure, axes = _axes(f"{d['study']} : essais", "essai", "récompense par jour")
+    done = [t for t in d["trials"] if t["state"] == "complete"]
+    cut = [t for t in d["trials"] if t["state"] == "pruned" and t["rungs"]]
+    x, y = [t["number"] for t in done], [t["score"] for t in done]
+    last = [t["rungs"][max(t["rungs"], key=int)] for t in cut]
+    axes.plot([t["number"] for t in cut], last, "x", color=GREY, label="élagué (dernier palier)")
+    axes.plot(x, y, "o", color=BLUE, label="mené à terme")
+    axes.step(x, np.maximum.accumulate(y), where="post", color=ORANGE, label="meilleur jusque-là")
+    if d["default"] is not None:
+        axes.axhline(d["default"]["score"], color=RED, linestyle="--", label="défaut")
+    _within(axes, [*y, *[v for v in last if v >= min(y) - 2 * (max(y) - min(y) + 1)]])
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _within(axes: Any, values: list[float]) -> None:
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _rungs(d: Mapping[str, Any]) -> Figure:
+    figure, axes = _axes(f"{d['study']} : paliers", "palier", "récompense par jour")
+    for t in d["trials"]:
+        if t["state"] in ("complete", "pruned") and t["rungs"]:
+            color = RED if t["default"] else BLUE if t["state"] == "complete" else GREY
+            steps = [int(k) for k in t["rungs"]]
+            axes.plot(steps, list(t["rungs"].values()), color=color, alpha=0.7, linewidth=1.0,
+                      marker="o", markersize=3)  # fmt: skip
+    for color, label in ((BLUE, "mené à terme"), (GREY, "élagué"), (RED, "défaut")):
+        axes.plot([], [], color=color, label=label)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _importances(d: Mapping[str, Any]) -> Figure:
+    figure, axes = _axes(f"{d['study']} : importances", "part, %", "")
+    names = list(d["importances"])[::-1]
+    axes.barh([_short(n) for n in names], [100 * d["importances"][n] for n in names], color=BLUE)
+    return figure
+
+
+def _parallel(done: list[dict[str, Any]]) -> Figure:
+    """One line per complete trial through all its parameters; the better, the darker."""
+    names = list(done[0]["params"])
+    figure, axes = _axes("Coordonnées parallèles", "", "", (max(8.0, 1.3 * len(names)), 4.6))
+    scores = np.array([t["score"] for t in done])
+    ranks = scores.argsort().argsort() / max(1, len(done) - 1)
+    scales = [_scale([t["params"][n] for t in done]) for n in names]
+    for t, rank in sorted(zip(done, ranks, strict=True), key=lambda pair: pair[1]):
+        y = [scale[0](t["params"][n]) for n, scale in zip(names, scales, strict=True)]
+        color = RED if t["default"] else BLUE
+        axes.plot(range(len(names)), y, color=color, alpha=0.1 + 0.8 * float(rank), linewidth=1.4)
+    for i, (_, ends) in enumerate(scales):
+        for place, text in ends:
+            axes.annotate(text, (i, place), fontsize=6, color="#333333", ha="center", bbox=_PAPER)
+    axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=30, ha="right")
+    axes.set_yticks([])
+    return figure
+
+
+def _scale(values: list[Any]) -> tuple[Any, list[tuple[float, str]]]:
+    """Where a value stands on its axis, 0 to 1, and what is written there."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not numbers or len(set(values)) <= 1:
+        order = sorted(set(values), key=str)
+        top = max(1, len(order) - 1)
+        place = {v: i / top for i, v in enumerate(order)}
+        return place.__getitem__, [(place[v], str(v)) for v in order[:_MOST_NAMES]]
+    log = min(values) > 0 and max(values) / min(values) > 10
+
+    def bent(v: float) -> float:
+        return math.log(v) if log else float(v)
+
+    low, high = bent(min(values)), bent(max(values))
+    ends = [(0.0, f"{min(values):.3g}"), (1.0, f"{max(values):.3g}")]
+    return (lambda v: (bent(v) - low) / (high - low)), ends
+
+
+def _short(name: str) -> str:
+    return name.replace("hyperparameters.", "").replace("warm_start.", "")
+
+
+def draw_comparison(document: Mapping[str, Any], folder: Path) -> Path:
+    """Best score so far over the steps spent, of two studies."""
+    figure, axes = _axes("Meilleur score selon l'effort", "étapes", "récompense par jour")
+    for side, color in (("a", BLUE), ("b", ORANGE)):
+        points = document[side]["curve"]
+        if points:
+            steps, best = zip(*points, strict=True)
+            axes.step([*steps, document[side]["steps"]], [*best, best[-1]], where="post",
+                      color=color, label=document[side]["study"])  # fmt: skip
+    axes.legend(fontsize=8, frameon=False)
+    return save_figure(figure, folder / "comparison.png")

@@ -1,0 +1,472 @@
+"""A study's report: Markdown in French, JSON, plots, and TensorBoard's table of trials."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+
+from services.rl import paths
+from services.rl.evaluation.paired import Estimate, paired_difference
+
+from ..evolution_run import write_document
+from .study import (
+    DEFAULT_TRIAL,
+    KPIS_ATTR,
+    PER_DAY,
+    REASON,
+    STARTUP_TRIALS,
+    STEPS,
+    complete_trials,
+    default_trial,
+    standing,
+)
+
+REPORT_FILE: Final = "report.md"
+STUDY_FILE: Final = "study.json"
+COMPARISON_FILE: Final = "comparison.md"
+_KPIS: Final = ("on_time_pct", "completion_pct", "unserved", "deadhead_km_per_trip")
+
+
+def study_document(study: optuna.Study, confirmed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All that the report says, as plain data.
+
+    Args:
+        study: With its trials.
+        confirmed: What `confirm.confirm` returned, if it has been run.
+    """
+    trials = study.get_trials(deepcopy=False)
+    now = standing(study)
+    ran = [t for t in trials if STEPS in t.user_attrs and t.state != TrialState.RUNNING]
+    # Without pruning each trial that could be judged would have run to the end.
+    judged = [t for t in ran if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    whole = [t.user_attrs[STEPS] for t in complete_trials(study)]
+    full = float(np.mean(whole)) if whole else 0.0
+    spent = sum(t.user_attrs[STEPS] for t in judged)
+    seconds = [_seconds(t) for t in complete_trials(study)]
+    without = len(judged) * float(np.mean(seconds)) if seconds else 0.0
+    used_s = sum(_seconds(t) for t in judged)
+    return {
+        "study": study.study_name,
+        **{k: v for k, v in study.user_attrs.items() if k != "begun"},
+        "standing": vars(now),
+        "best": _row(study.best_trial) if now.complete else None,
+        "default": None if (d := default_trial(study)) is None else _row(d),
+        "steps": {"spent": spent, "full": full, "saved_pct": _saved(spent, full * len(judged))},
+        "time": {
+            "trials_s": used_s,
+            "without_pruning_s": without,
+            "saved_pct": _saved(used_s, without),
+            "wall_s": _wall(ran),
+        },
+        "importances": importances(study),
+        "trials": [_row(t) for t in trials],
+        "confirmed": confirmed,
+    }
+
+
+def write_report(
+    study: optuna.Study, folder: Path, confirmed: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Write ``report.md``, ``study.json`` and the plots into a folder."""
+    from .plots import draw
+
+    document = study_document(study, confirmed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_document(folder / STUDY_FILE, document)
+    pictures = draw(document, folder)
+    path = folder / REPORT_FILE
+    _write(path, markdown(document, [p.name for p in pictures]))
+    return [path, folder / STUDY_FILE, *pictures]
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Share of each parameter in what sets good trials apart (PED-ANOVA, Watanabe et al. 2023).
+
+    Empty below `STARTUP_TRIALS` complete trials, where it would be noise.
+    """
+    done = complete_trials(study)
+    if len(done) < STARTUP_TRIALS or len({t.values[0] for t in done}) < 2:
+        return {}
+    found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {name: float(share) for name, share in found.items()}
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    attrs = trial.user_attrs
+    rungs = {str(k): v for k, v in sorted(trial.intermediate_values.items())}
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "default": DEFAULT_TRIAL in attrs,
+        "score": float(trial.values[0]) if trial.values else None,
+        "params": trial.params,
+        "rungs": rungs,
+        "steps": attrs.get(STEPS, 0),
+        "seconds": round(_seconds(trial), 1),
+        "kpis": attrs.get(KPIS_ATTR, {}),
+        "reason": attrs.get(REASON),
+        "retry_of": trial.system_attrs.get("failed_trial"),
+    }
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return trial.duration.total_seconds() if trial.duration is not None else 0.0
+
+
+def _wall(trials: Sequence[FrozenTrial]) -> float | None:
+    starts = [t.datetime_start for t in trials if t.datetime_start and t.datetime_complete]
+    ends = [t.datetime_complete for t in trials if t.datetime_start and t.datetime_complete]
+    return (max(ends) - min(starts)).total_seconds() if starts else None
+
+
+def _saved(spent: float, without: float) -> float | None:
+    return 100.0 * (1.0 - spent / without) if without > 0 else None
+
+
+# --- Markdown --------------------------------------------------------------------------------
+
+
+def markdown(document: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    """The report."""
+    d = document
+    state = d["standing"]
+    sampler = "TPE multivarié" if d["sampler"] == "tpe" else "tirage au hasard"
+    lines = [
+        f"# Étude `{d['study']}`",
+        "",
+        f"Politique `{d['policy']}`, scénario `{d['scenario']}` ({d['drivers']} chauffeurs, "
+        f"{_n(d['day_hours'], 0)} h). Le résultat vaut pour ce scénario et cette taille de flotte.",
+        "",
+        f"{sampler}, {'avec' if d['pruning'] else 'sans'} élagage. "
+        f"{state['complete'] + state['pruned'] + state['failed']} essais : "
+        f"{state['complete']} menés à terme, {state['pruned']} élagués, {state['failed']} en "
+        f"échec ; {state['lost']} interrompus et remis en file.",
+        "",
+        *_effort(d),
+        *_screening_table(d),
+        *_confirmed_part(d),
+        *_failures(d),
+    ]
+    if pictures:
+        lines += ["## Figures", "", *[f"![{name}]({name})" for name in pictures], ""]
+    marks = ("scenario_hash", "space_hash", "budget_hash", "code_hash")
+    lines += ["## Empreintes", "", *[f"- {name} : `{d[name]}`" for name in marks], ""]
+    return "\n".join(lines)
+
+
+def _effort(d: Mapping[str, Any]) -> list[str]:
+    steps, time = d["steps"], d["time"]
+    saved = "inconnue" if steps["saved_pct"] is None else f"{_n(steps['saved_pct'], 0)} %"
+    units = {"environment steps": "pas", "moves of the search": "coups de recherche"}
+    unit = units.get(d["unit"], d["unit"])
+    line = (
+        f"Effort : {_n(steps['spent'], 0)} {unit} ; un essai entier en prend "
+        f"{_n(steps['full'], 0)}. Part épargnée par l'élagage : {saved}."
+    )
+    if time["saved_pct"] is not None:
+        line += (
+            f" Temps de calcul des essais : {_n(time['trials_s'] / 60, 1)} min au lieu de "
+            f"{_n(time['without_pruning_s'] / 60, 1)} min (estimé par la durée moyenne d'un essai "
+            "entier)."
+        )
+    if time["wall_s"] is not None:
+        line += f" Du premier au dernier essai : {_n(time['wall_s'] / 60, 1)} min."
+    return [line, ""]
+
+
+def _screening_table(d: Mapping[str, Any]) -> list[str]:
+    done = [t for t in d["trials"] if t["state"] == "complete"]
+    if not done:
+        return ["Aucun essai n'est allé à son terme.", ""]
+    shown = sorted(done, key=lambda t: -t["score"])[:5]
+    default = d["default"]
+    if default is not None and default not in shown:
+        shown.append(default)
+    lines = [
+        "## Criblage (jours de validation)",
+        "",
+        "Ces écarts choisissent des candidats ; ils ne prouvent aucun gain.",
+        "",
+        "| essai | récompense/jour | à l'heure % | servis % | non servis | km à vide | réglages |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for t in shown:
+        kpis = " | ".join(_n(t["kpis"].get(k), 1) for k in _KPIS)
+        name = f"{t['number']} (défaut)" if t["default"] else str(t["number"])
+        lines.append(f"| {name} | {_n(t['score'], 2)} | {kpis} | {_params(t['params'])} |")
+    if d["importances"]:
+        parts = ", ".join(f"`{_brief(n)}` {_n(100 * s, 0)} %" for n, s in d["importances"].items())
+        lines += ["", f"Importance (PED-ANOVA) : {parts}."]
+    return [*lines, ""]
+
+
+def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
+    c = d["confirmed"]
+    if c is None:
+        return [
+            "## Confirmation",
+            "",
+            "Pas encore faite : aucun gain n'est revendiqué (`auto_tune.py confirm`).",
+            "",
+        ]
+    plan, test = c["plan"], c["test"]
+    lines = [
+        "## Confirmation",
+        "",
+        f"{len(c['candidates']) - 1} candidats et le défaut, réentraînés au budget "
+        f"`{plan['mode']}` avec {plan['seeds']} graines neuves chacun ; le gagnant est choisi sur "
+        f"{plan['choice_days'][2]} jours de validation neufs, puis comparé seul au défaut sur "
+        f"{plan['test_days'][2]} jours de test. Les intervalles (95 %) comptent les graines et "
+        "les jours comme aléatoires.",
+        "",
+        "| candidat | criblage | budget plein | par graine |",
+        "|---|---|---|---|",
+    ]
+    for row in c["candidates"]:
+        name = f"**{row['name']}**" if row["name"] == c["winner"] else row["name"]
+        seeds = ", ".join(_n(v, 1) for v in row["by_seed"])
+        lines.append(
+            f"| {name} | {_n(row['screening'], 1)} | {_n(row['full_budget'], 1)} | {seeds} |"
+        )
+    ranks = c["rank_correlation"]
+    if ranks["rho"] is not None:
+        lines += ["", f"Corrélation de rang criblage → budget plein : ρ = {_n(ranks['rho'], 2)} "
+                  f"(n = {ranks['n']}, p = {_n(ranks['p'], 2)})."]  # fmt: skip
+    lines += ["", f"### Jours de test, `{d['scenario']}`", "", *_test_table(test), ""]
+    verdict = "Gain confirmé" if test["claimed"] else "Aucun gain confirmé"
+    reward = _interval(test["kpis"]["reward"]["difference"])
+    share = _interval(test["gain_pct"], " %")  # of a default that is not above 0 there is none
+    shown = reward if share == "–" else f"{reward}, soit {share}"
+    lines += [f"{verdict} : récompense par jour {shown}.", ""]
+    if c["transfer"] is not None:
+        t = c["transfer"]
+        lines += [
+            f"### Transfert tel quel sur `{t['scenario']}` ({t['drivers']} chauffeurs)",
+            "",
+            *_test_table(t),
+            "",
+        ]
+    return lines
+
+
+def _test_table(test: Mapping[str, Any]) -> list[str]:
+    lines = ["| indicateur | gagnant | défaut | écart |", "|---|---|---|---|"]
+    for kpi, row in test["kpis"].items():
+        lines.append(
+            f"| {kpi} | {_n(row['winner'], 2)} | {_n(row['default'], 2)} | "
+            f"{_interval(row['difference'])} |"
+        )
+    return lines
+
+
+def _failures(d: Mapping[str, Any]) -> list[str]:
+    failed = [t for t in d["trials"] if t["reason"]]
+    if not failed:
+        return []
+    rows = [f"- essai {t['number']} : {t['reason']}" for t in failed]
+    return ["## Essais en échec", "", *rows, ""]
+
+
+def _params(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{_brief(n)} = {_value(v)}" for n, v in params.items())
+
+
+def _brief(name: str) -> str:
+    return name.replace("hyperparameters.", "").replace("warm_start.", "")
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _n(value: float | None, digits: int) -> str:
+    """A number as French writes it."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:,.{digits}f}".replace(",", "\u202f").replace(".", ",")
+
+
+def _interval(shown: Mapping[str, Any], unit: str = "") -> str:
+    if shown["mean"] is None:
+        return "–"
+    mean = f"{'+' if shown['mean'] >= 0 else ''}{_n(shown['mean'], 2)}{unit}"
+    if shown["ci95"] is None:
+        return mean
+    low, high = shown["ci95"]
+    return f"{mean} [{_n(low, 2)} ; {_n(high, 2)}]"
+
+
+def _write(path: Path, text: str) -> None:
+    hidden = path.with_name(f".{path.name}.partial")
+    hidden.write_text(text, encoding="utf-8")
+    hidden.replace(path)
+
+
+# --- two studies -----------------------------------------------------------------------------
+
+
+def comparison(a: optuna.Study, b: optuna.Study) -> dict[str, Any]:
+    """Two studies of the same thing, such as TPE and random search, on the same validation days.
+
+    Both best trials are compared at the end, and at the same number of steps: the best of each
+    among the trials that had ended by then. The days are those that both studies searched on.
+    """
+    same = {
+        name: a.user_attrs.get(name) == b.user_attrs.get(name)
+        for name in ("policy", "scenario_hash", "space_hash", "budget_hash", "code_hash")
+    }
+    spent = {s.study_name: _total(s) for s in (a, b)}
+    even = min(spent.values())
+    return {
+        "a": _side(a),
+        "b": _side(b),
+        "differs": [name for name, equal in same.items() if not equal],
+        "steps_saved_pct": _saved(spent[a.study_name], spent[b.study_name]),
+        "at_the_end": _paired(a, b, None),
+        "at_equal_steps": {"steps": even, **_paired(a, b, even)},
+    }
+
+
+def _side(study: optuna.Study) -> dict[str, Any]:
+    seconds = sum(_seconds(t) for t in _judged(study))
+    return {
+        "study": study.study_name,
+        "sampler": study.user_attrs.get("sampler"),
+        "pruning": study.user_attrs.get("pruning"),
+        "standing": vars(standing(study)),
+        "steps": _total(study),
+        "trials_s": seconds,
+        "curve": curve(study),
+    }
+
+
+def curve(study: optuna.Study) -> list[tuple[int, float]]:
+    """Steps spent so far and the best score so far, at the end of each complete trial."""
+    spent, best, points = 0, -np.inf, []
+    for trial in _judged(study):
+        spent += trial.user_attrs.get(STEPS, 0)
+        if trial.state == TrialState.COMPLETE:
+            best = max(best, float(trial.values[0]))
+            points.append((spent, best))
+    return points
+
+
+def _judged(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that were judged, in the order in which they ended."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    found = study.get_trials(deepcopy=False, states=states)
+    return sorted(found, key=lambda t: (t.datetime_complete is None, t.datetime_complete, t.number))
+
+
+def _total(study: optuna.Study) -> int:
+    return sum(t.user_attrs.get(STEPS, 0) for t in _judged(study))
+
+
+def _best_within(study: optuna.Study, steps: int | None) -> FrozenTrial | None:
+    spent, best = 0, None
+    for trial in _judged(study):
+        spent += trial.user_attrs.get(STEPS, 0)
+        if steps is not None and spent > steps:
+            break
+        if trial.state == TrialState.COMPLETE and (
+            best is None or trial.values[0] > best.values[0]
+        ):
+            best = trial
+    return best
+
+
+def _paired(a: optuna.Study, b: optuna.Study, steps: int | None) -> dict[str, Any]:
+    one, other = _best_within(a, steps), _best_within(b, steps)
+    if one is None or other is None:
+        return {"a": None, "b": None, "difference": None}
+    days = [np.array(t.user_attrs[PER_DAY]) for t in (one, other)]
+    found: Estimate | None = None
+    if len(days[0]) == len(days[1]):
+        found = paired_difference(days[0], days[1])
+    return {
+        "a": {"trial": one.number, "score": float(one.values[0])},
+        "b": {"trial": other.number, "score": float(other.values[0])},
+        "difference": None
+        if found is None
+        else {"mean": found.mean, "ci95": [found.low, found.high]},
+    }
+
+
+def comparison_markdown(document: Mapping[str, Any]) -> str:
+    """The comparison in French."""
+    a, b = document["a"], document["b"]
+    lines = [f"# `{a['study']}` et `{b['study']}`", ""]
+    if document["differs"]:
+        lines += [f"Attention, les études diffèrent : {', '.join(document['differs'])}.", ""]
+    lines += [
+        "| étude | tirage | élagage | essais | élagués | étapes | calcul, min |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for s in (a, b):
+        n = s["standing"]
+        count = n["complete"] + n["pruned"] + n["failed"]
+        lines.append(
+            f"| {s['study']} | {s['sampler']} | {'oui' if s['pruning'] else 'non'} | {count} | "
+            f"{n['pruned']} | {_n(s['steps'], 0)} | {_n(s['trials_s'] / 60, 1)} |"
+        )
+    lines += [
+        "",
+        f"La première prend {_n(document['steps_saved_pct'], 0)} % d'étapes de moins.",
+        "",
+    ]
+    for key, title in (("at_the_end", "À la fin"), ("at_equal_steps", "À étapes égales")):
+        found = document[key]
+        if found["a"] is None:
+            lines.append(f"- {title} : rien à comparer.")
+            continue
+        shown = found["difference"]
+        lines.append(
+            f"- {title} : {_n(found['a']['score'], 2)} contre {_n(found['b']['score'], 2)}"
+            + (f", écart apparié {_interval(shown)}." if shown else ".")
+        )
+    return "\n".join([*lines, ""])
+
+
+def write_comparison(a: optuna.Study, b: optuna.Study, folder: Path) -> dict[str, Any]:
+    """Write ``comparison.md`` and ``comparison.json`` with the figure; returns the document."""
+    from .plots import draw_comparison
+
+    document = comparison(a, b)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_document(folder / "comparison.json", document)
+    picture = draw_comparison(document, folder)
+    _write(
+        folder / COMPARISON_FILE,
+        comparison_markdown(document) + f"\n![{picture.name}]({picture.name})\n",
+    )
+    return document
+
+
+# --- TensorBoard -----------------------------------------------------------------------------
+
+
+def write_hparams(study: optuna.Study) -> Path:
+    """TensorBoard's table of trials, ``data/rl/tensorboard/<study>/trial_<number>``; rewritten."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    root = paths.data_dir() / "tensorboard" / study.study_name
+    for trial in _judged(study):
+        folder = root / f"trial_{trial.number:04d}"
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        last = trial.intermediate_values[max(trial.intermediate_values)]
+        score = float(trial.values[0]) if trial.state == TrialState.COMPLETE else last
+        writer = SummaryWriter(str(folder))
+        try:
+            for rung, value in sorted(trial.intermediate_values.items()):
+                writer.add_scalar("tuning/score", value, rung)
+            metrics = {"tuning/score_last": score}
+            metrics |= {f"tuning/{k}": v for k, v in trial.user_attrs.get(KPIS_ATTR, {}).items()}
+            writer.add_hparams(dict(trial.params), metrics, run_name=".")
+        finally:
+            writer.close()
+    return root

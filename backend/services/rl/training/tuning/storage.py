@@ -1,0 +1,102 @@
+"""Where studies are kept: an SQLite file by default, a PostgreSQL server for many machines.
+
+Both are relational, as heartbeats need: a trial says every `HEARTBEAT_S` that it lives. One that
+has been silent for `GRACE_S` is failed by whoever looks next, and its values are queued again, at
+most `RETRIES` times.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Final
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from services.rl import paths
+from services.rl.errors import UsageError
+
+HEARTBEAT_S: Final = 20
+GRACE_S: Final = 90
+RETRIES: Final = 2
+_LOCKED_S = 120  # SQLite: how long a writer waits for another
+
+
+def default_storage() -> str:
+    """URL of the machine's own file, ``data/rl/tuning/studies.db``."""
+    return f"sqlite:///{paths.data_dir() / 'tuning' / 'studies.db'}"
+
+
+def open_storage(
+    url: str | None = None, *, heartbeat_s: int = HEARTBEAT_S, grace_s: int = GRACE_S
+) -> RDBStorage:
+    """Connect, and make the tables where there are none.
+
+    Args:
+        url: Of a database; None: the default file. ``postgresql://`` means its psycopg driver.
+        heartbeat_s: Seconds between signs of life.
+        grace_s: Seconds of silence after which a trial is given up.
+
+    Raises:
+        UsageError: If it cannot be reached or is none; the password is not shown.
+    """
+    parsed = _parsed(url or default_storage())
+    options: dict[str, object] = {"pool_pre_ping": True}
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise UsageError("--storage sqlite: studies need a file, sqlite:///PATH")
+        try:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--storage {parsed.database}: its folder cannot be made: {error.strerror}"
+            ) from error
+        options["connect_args"] = {"timeout": _LOCKED_S}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial keeps its own reason
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage = RDBStorage(
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs=options,
+                heartbeat_interval=heartbeat_s,
+                grace_period=grace_s,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES),
+            )
+            if parsed.get_backend_name() == "sqlite":
+                with storage.engine.connect() as connection:
+                    # Readers and a writer side by side; kept by the file.
+                    connection.execute(text("PRAGMA journal_mode=WAL"))
+            return storage
+    except (SQLAlchemyError, OptunaError, ImportError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
+        raise UsageError(
+            f"--storage {shown} cannot be used: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise UsageError(
+            "--storage is no database URL; it looks like sqlite:///file.db or "
+            "postgresql+psycopg://user@host/name"
+        ) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UsageError(
+            f"--storage {parsed.drivername}: only sqlite and postgresql keep studies here"
+        )
+    return parsed
+
+
+def close(storage: RDBStorage) -> None:
+    """Let go of all connections."""
+    storage.remove_session()
+    storage.engine.dispose()

@@ -1,0 +1,109 @@
+"""Workers that are killed or interrupted in mid-trial: nothing runs for ever, nothing is lost."""
+
+import os
+import signal
+import time
+from multiprocessing import get_context
+
+import pytest
+from optuna.trial import TrialState
+
+from services.rl.training.tuning.storage import close, open_storage
+from services.rl.training.tuning.study import open_study, standing
+from services.rl.training.tuning.worker import _child, work, work_together
+
+from .toy_studies import toy
+
+CONTEXT = get_context("fork")  # starts at once
+
+
+def begun(order):
+    storage = order.connect()
+    return storage, open_study(order.setup(), storage, resume=False)
+
+
+def child_in_mid_trial(order, study):
+    """A worker that has done the default and hangs in its next trial."""
+    child = CONTEXT.Process(target=_child, args=(order, 0))
+    child.start()
+    until = time.monotonic() + 120
+    while not (order.folder / "first").exists():
+        assert child.is_alive() and time.monotonic() < until
+        time.sleep(0.05)
+    (trial,) = study.get_trials(states=(TrialState.RUNNING,))
+    return child, trial
+
+
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_a_killed_workers_trial_is_failed_and_its_values_are_played_again(
+    atmr_home, tmp_path, where, request
+):
+    url = None if where == "sqlite" else request.getfixturevalue("postgres_database")
+    order = toy(tmp_path, trials=4, trouble="hangs once", storage=url)
+    storage, study = begun(order)
+    child, trial = child_in_mid_trial(order, study)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert standing(study).running == 1  # it looks alive
+    work(order, worker=1)
+    now = standing(study)
+    assert (now.finished, now.running, now.lost, now.waiting) == (4, 0, 1, 0)
+    trials = study.get_trials()
+    assert trials[trial.number].state == TrialState.FAIL
+    (again,) = [t for t in trials if t.system_attrs.get("failed_trial") == trial.number]
+    assert again.params == trial.params
+    assert again.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    close(storage)
+
+
+def test_a_trial_that_never_gave_a_sign_of_life_is_given_up_too(atmr_home, tmp_path):
+    order = toy(tmp_path, trials=2)
+    storage, study = begun(order)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        taken = study.ask()  # as if killed right after taking the defaults
+    work(order)
+    trials = study.get_trials()
+    assert trials[taken.number].state == TrialState.FAIL
+    assert standing(study).finished == 2 and standing(study).running == 0
+    assert any(t.user_attrs.get("default") and t.state.name == "COMPLETE" for t in trials)
+    close(storage)
+
+
+def test_an_interrupted_worker_queues_its_trial_again(atmr_home, tmp_path):
+    order = toy(tmp_path, trials=3, trouble="hangs once")
+    storage, study = begun(order)
+    child, trial = child_in_mid_trial(order, study)
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60)
+    assert child.exitcode == 0
+    now = standing(study)
+    assert (now.running, now.lost, now.waiting) == (0, 1, 1)
+    work(order, worker=1)
+    played = [t.params for t in study.get_trials() if t.state.is_finished()]
+    assert played.count(trial.params) == 2
+    close(storage)
+
+
+def test_two_workers_share_a_study_on_postgres_and_one_that_dies_is_replaced(
+    atmr_home, tmp_path, postgres_database
+):
+    order = toy(tmp_path, trials=8, trouble="dies once", storage=postgres_database)
+    storage, study = begun(order)
+    work_together(order, 2)
+    now = standing(study)
+    assert (now.finished, now.running, now.lost) == (8, 0, 1)
+    marks = {path.name.rsplit(".", 1)[1] for path in tmp_path.glob("toy.trial_*")}
+    assert len(marks) >= 2, "more than one process took trials"
+    close(storage)
+
+
+def test_any_machine_sees_the_same_study(atmr_home, tmp_path, postgres_database, monkeypatch):
+    order = toy(tmp_path, trials=2, storage=postgres_database)
+    storage, study = begun(order)
+    work(order)
+    monkeypatch.setenv("ATMR_HOME", str(tmp_path / "elsewhere"))
+    other = open_storage(postgres_database)
+    seen = open_study(order.setup(), other, resume=True)
+    assert [t.values for t in seen.get_trials()] == [t.values for t in study.get_trials()]
+    close(other)
+    close(storage)
