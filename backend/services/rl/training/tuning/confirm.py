@@ -39,7 +39,10 @@ FIRST_SEED: Final = 1_000
 """Of a confirmation: the study trained with small ones."""
 FIRST_DAY: Final = 10_000
 """Validation days from this one on choose the winner; a study plays the first few dozen."""
-COMPARED: Final = ("reward", "on_time_pct", "completion_pct", "unserved", "deadhead_km_per_trip")
+COMPARED: Final = (
+    "reward", "on_time_pct", "completion_pct", "unserved", "unserved_p4", "unserved_p5",
+    "wait_mean_min", "wait_p95_min", "deadhead_km_per_trip",
+)  # fmt: skip
 DEFAULT: Final = "default"
 CONFIRMED_FILE: Final = "confirmed.json"
 WINNER_FILE: Final = "winner.json"
