@@ -18,6 +18,7 @@ import yaml
 
 from celery_app import alive_file
 from config import Config
+from services.rl.training.tuning.storage import STORAGE_VARIABLE
 
 from .redis_server import find_redis
 
@@ -171,6 +172,7 @@ def test_every_variable_is_documented_and_every_setting_is_one():
         assert f"${{{name}:?" in text
     settings = {f"ATMR_{field}".upper() for field in Config.model_fields}
     settings |= {"DATABASE_URL", "ATMR_WORKERS", "ATMR_BIND", "ATMR_THREADS"}
+    settings.add(STORAGE_VARIABLE)  # of the auto-tuner, which is no part of the app
     for name in OURS:
         assert set(COMPOSE["services"][name].get("environment", {})) <= settings
 

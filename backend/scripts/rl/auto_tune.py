@@ -91,8 +91,8 @@ def build_parser() -> Parser:
 def _storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", metavar="URL",
-        help="database of studies; postgresql://... for many machines (default an SQLite file "
-        "under data/rl/tuning)",
+        help="database of studies; postgresql://... for many machines (default ATMR_TUNING_URL, or "
+        "an SQLite file under data/rl/tuning)",
     )  # fmt: skip
 
 

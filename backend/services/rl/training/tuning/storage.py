@@ -5,6 +5,7 @@ has been silent for `GRACE_S` is failed by whoever looks next, and its values ar
 most `RETRIES` times.
 """
 
+import os
 import warnings
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ from services.rl.errors import UsageError
 HEARTBEAT_S: Final = 20
 GRACE_S: Final = 90
 RETRIES: Final = 2
+STORAGE_VARIABLE: Final = "ATMR_TUNING_URL"
+"""Environment variable with the URL: a password has no place on a command line."""
 _LOCKED_S = 120  # SQLite: how long a writer waits for another
 
 
@@ -36,14 +39,15 @@ def open_storage(
     """Connect, and make the tables where there are none.
 
     Args:
-        url: Of a database; None: the default file. ``postgresql://`` means its psycopg driver.
+        url: Of a database; None: that of the environment (`STORAGE_VARIABLE`), or the default file.
+            ``postgresql://`` means its psycopg driver.
         heartbeat_s: Seconds between signs of life.
         grace_s: Seconds of silence after which a trial is given up.
 
     Raises:
         UsageError: If it cannot be reached or is none; the password is not shown.
     """
-    parsed = _parsed(url or default_storage())
+    parsed = _parsed(url or os.environ.get(STORAGE_VARIABLE) or default_storage())
     options: dict[str, object] = {"pool_pre_ping": True}
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or parsed.database == ":memory:":

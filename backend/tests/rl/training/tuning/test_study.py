@@ -8,7 +8,7 @@ from services.rl.errors import TrainingError, UsageError
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.training.tuning import study as room
 from services.rl.training.tuning.search_space import Parameter, SearchSpace
-from services.rl.training.tuning.storage import open_storage
+from services.rl.training.tuning.storage import STORAGE_VARIABLE, close, open_storage
 from services.rl.training.tuning.study import best_trials, open_study, standing
 from services.rl.training.tuning.worker import work
 
@@ -153,3 +153,12 @@ def test_a_storage_that_cannot_be_used_is_one_sentence_without_the_password(atmr
     with pytest.raises(UsageError, match=words) as caught:
         open_storage(url)
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_the_environment_names_the_storage_and_an_argument_goes_first(
+    atmr_home, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path / 'shared.db'}")
+    close(open_storage())
+    close(open_storage(f"sqlite:///{tmp_path / 'own.db'}"))
+    assert (tmp_path / "shared.db").is_file() and (tmp_path / "own.db").is_file()
