@@ -227,7 +227,7 @@ def _conclude(found: dict[str, Any], folder: Path) -> None:
     for finding in found["findings"]:
         value = "not measured" if finding["value"] is None else f"{finding['value']:.3g}"
         print(f"  {finding['kind']:9} {finding['measure']:16} {value:>12}  "
-              f"{finding['bound']} {finding['limit']:g} {finding['unit']}: "
+              f"{finding['bound']} {finding['limit']:g}: "
               f"{'holds' if finding['holds'] else 'BROKEN'}")  # fmt: skip
     verdict = found["verdict"] or "no verdict (phase C was not asked for)"
     print(f"winner {found['winner']}: {verdict}; report in {folder}")

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from services.rl.errors import TrainingError
 from services.rl.q_networks import PairQNetwork
+from services.rl.simulation.edges import NUM_EDGE
 
 from .dataset import Batch, CountedFeatures, DataSet, PreparedSet
 
 TERMS: Final = ("policy", "value")
-_VAL_CHUNK = 512
+_VAL_CHUNK = 256
 
 OnEpoch = Callable[["Epoch"], None]
 
@@ -54,7 +55,7 @@ class FitOptions:
     w_value: float = 1.0
     seed: int = 0
     gradient_clip: float = 10.0
-    chunk: int = 512
+    chunk: int = 256
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.epochs, self.patience, self.chunk) < 1:
@@ -282,13 +283,35 @@ def losses(network: PairQNetwork, batch: Batch, reward_scale: float) -> Tensor:
     ``policy`` is `imitation.policy_loss` over the considered pairs alone, without the table of
     all actions: what all actions of a state share (V) cancels in a softmax.
     """
-    p = batch.pairs
-    value, wait, pairs = network.advantages(p)
+    state, right = batch.state, batch.right
+    value, wait, pairs = advantages(network, batch)
     wait, pairs = wait / reward_scale, pairs / reward_scale
     with torch.no_grad():
-        top = wait.scatter_reduce(0, p.state, pairs, "amax")
-    mass = (wait - top).exp().index_add(0, p.state, (pairs - top[p.state]).exp())
-    count = batch.right_wait.to(wait.dtype).index_add(0, p.state, batch.right.to(wait.dtype))
-    taken = (wait * batch.right_wait).index_add(0, p.state, pairs * batch.right)
+        top = wait.scatter_reduce(0, state, pairs, "amax")
+    mass = (wait - top).exp().index_add(0, state, (pairs - top[state]).exp())
+    count = batch.right_wait.to(wait.dtype).index_add(0, state, right.to(wait.dtype))
+    taken = (wait * batch.right_wait).index_add(0, state, pairs * right)
     policy = (top + mass.log() - taken / count).mean()
     return torch.stack([policy, torch.nn.functional.smooth_l1_loss(value, batch.returns)])
+
+
+def advantages(network: PairQNetwork, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """`PairQNetwork.advantages` of a batch: V ``(B,)``, A of WAIT ``(B,)``, A of pairs ``(P,)``.
+
+    The same numbers up to rounding: the three products of a pair's parts are one product of its
+    row with the three weights side by side.
+    """
+    net, rows = network, batch.pair_rows
+    encoded = net.encode(batch.states)
+    parts = [net.pair_driver.weight, net.pair_booking.weight]
+    if net.shape.edges:
+        parts.append(net.pair_edge.weight)
+    weight = torch.cat(parts, dim=1)
+    base = torch.nn.functional.linear(encoded[2], net.pair_context.weight, net.pair_driver.bias)
+    mixed = torch.nn.functional.linear(rows[:, : weight.shape[1]], weight)
+    # In place: activations of pairs are what a pass spends its memory traffic on.
+    hidden = net.pair_hidden(mixed.add_(base.index_select(0, batch.state)).relu_()).relu_()
+    pairs: Tensor = net.pair_score(hidden)[:, 0]
+    if net.shape.edges:
+        pairs = pairs + rows[:, -NUM_EDGE:] @ net.edge_score.weight[0]
+    return net.state_value(*encoded), net.wait_advantage(encoded[2]), pairs
