@@ -173,8 +173,9 @@ def _run(
     from services.rl.training.export import one_thread
     from services.rl.training.protocol.bench import Bench, judging_book
     from services.rl.training.protocol.dataset import data_set
-    from services.rl.training.protocol.protocol import Outcome, document, run_protocol
+    from services.rl.training.protocol.protocol import Outcome, run_protocol
     from services.rl.training.protocol.report import JSON_FILE, write_report
+    from services.rl.training.protocol.table import document
 
     one_thread()
     say = (lambda _: None) if arguments.quiet else _say

@@ -29,15 +29,9 @@ from ..checkpoints import write_checkpoint
 from ..export import TorchSession, export_float, graph_of, load_graph
 from ..export_run import FIRST_DAY
 from ..task import DispatchTask
-from .dataset import (
-    DataOrder,
-    DataSet,
-    PreparedSet,
-    dense,
-    document_sha256,
-    sources_sha256,
-)
+from .dataset import DataOrder, DataSet, document_sha256, sources_sha256
 from .fit import Epoch, Fit, FitOptions, fit
+from .prepared import PreparedSet, dense
 
 POLICY: Final = "dqn_matching"
 RESULT_FILE: Final = "result.json"
@@ -206,7 +200,7 @@ def export_parity(model: Path, part: PreparedSet) -> dict[str, Any]:
     Two actions whose Q differ by less than the graphs do are one decision.
     """
     graph, manifest = load_graph(model)
-    rows = torch.linspace(0, len(part) - 1, min(_PARITY_STATES, len(part))).long().unique()
+    rows = torch.linspace(0, len(part) - 1, min(_PARITY_STATES, len(part))).long()
     feed = dense(part, rows)
     with tempfile.TemporaryDirectory() as scratch:
         path = export_float(

@@ -2,13 +2,14 @@
 
 Every state of whole days carries what the teacher would commit there and the discounted return
 that followed until the day's end. The features of its pairs are computed here and nowhere later:
-a batch is index arithmetic on contiguous tensors (`PreparedSet.batch`).
+a batch is index arithmetic on contiguous tensors (`prepared.PreparedSet.batch`).
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -16,23 +17,16 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from services.rl.data.sources import open_source, split_labels, split_seeds
 from services.rl.errors import TrainingError
 from services.rl.paths import cache_dir
 from services.rl.policies.registry import make_policy
-from services.rl.q_networks import (
-    NUM_BOOKING,
-    NUM_DRIVER,
-    PairFeatures,
-    PairQNetwork,
-    PreparedPairs,
-)
+from services.rl.q_networks import PairQNetwork
 from services.rl.simulation.days import DaySource
-from services.rl.simulation.edges import EDGES_VERSION, NUM_EDGE
+from services.rl.simulation.edges import EDGES_VERSION
 from services.rl.simulation.engine import Engine
-from services.rl.simulation.observation import LAYOUT_VERSION, ObservationLayout
+from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.scenarios import Scenario, Split
 from services.rl.simulation.types import Day
 
@@ -40,12 +34,12 @@ from ..config import TrainingConfig
 from ..imitation import Demonstrations, demonstrate
 from ..streams import EngineStream, StreamStep
 from ..task import pair_architecture
+from .prepared import KEPT, CountedFeatures, PreparedSet, prepared
 
 TEACHER: Final = "matching"
 """Tuned matching: the control arm, and what a network must first be able to do."""
 SCHEMA: Final = 1
 _COHORT = 16  # days played side by side
-_CHUNK = 4_096  # states prepared at once
 _ROOT = Path(__file__).resolve().parents[2]
 _BEARING = (
     "simulation",
@@ -54,130 +48,10 @@ _BEARING = (
     "training/imitation.py",
     "training/streams.py",
     "training/protocol/dataset.py",
+    "training/protocol/prepared.py",
 )
 
 Say = Callable[[str], None]
-
-
-class CountedFeatures(PairFeatures):
-    """Pair features that count how often they are computed.
-
-    Attributes:
-        computed: Batches so far.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self.computed = 0
-
-    def __call__(self, *arguments: Any) -> Any:
-        """See `PairFeatures`."""
-        self.computed += 1
-        return super().__call__(*arguments)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """States as the losses take them; B states, P considered pairs in all.
-
-    Attributes:
-        states: For the network's encoders; it holds no pairs.
-        pair_rows: ``(P, F + G + E)``, each pair's driver, booking and edge side by side.
-        state: ``(P,)``, the pair's state in the batch.
-        right: ``(P,)`` bool, commitments of the teacher.
-        right_wait: ``(B,)`` bool, waiting is right.
-        returns: ``(B,)``, discounted and scaled, until the day's end.
-    """
-
-    states: PreparedPairs
-    pair_rows: Tensor
-    state: Tensor
-    right: Tensor
-    right_wait: Tensor
-    returns: Tensor
-
-
-@dataclass(frozen=True)
-class PreparedSet:
-    """K states of whole days with their P considered pairs, as contiguous tensors.
-
-    Pairs of a state lie together, in the order of actions; those of state k are
-    ``starts[k]:starts[k + 1]``. Each carries its driver's and booking's features beside its edge:
-    one matrix product instead of three, for twice the memory.
-    """
-
-    context: Tensor  # (K, C)
-    drivers: Tensor  # (K, N, F)
-    driver_present: Tensor  # (K, N, 1)
-    bookings: Tensor  # (K, M, G)
-    booking_present: Tensor  # (K, M, 1)
-    returns: Tensor  # (K,)
-    right_wait: Tensor  # (K,) bool
-    starts: Tensor  # (K + 1,) int64
-    pair_rows: Tensor  # (P, F + G + E)
-    driver: Tensor  # (P,) int64
-    booking: Tensor  # (P,) int64
-    right: Tensor  # (P,) bool
-
-    def __len__(self) -> int:
-        """Number of states."""
-        return len(self.context)
-
-    @property
-    def num_pairs(self) -> int:
-        """P."""
-        return len(self.driver)
-
-    def pairs_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs of the given states ``(B,)``, and which of these states each belongs to."""
-        first = self.starts[rows]
-        count = self.starts[rows + 1] - first
-        state = torch.repeat_interleave(count)
-        return torch.arange(len(state)) + (first - count.cumsum(0) + count)[state], state
-
-    def batch(self, rows: Tensor) -> Batch:
-        """The given states ``(B,)`` int64, in that order."""
-        pair, state = self.pairs_of(rows)
-        nothing = self.context[:0]
-        states = PreparedPairs(
-            self.context[rows],
-            self.drivers[rows],
-            self.bookings[rows],
-            self.driver_present[rows],
-            self.booking_present[rows],
-            *[nothing] * 5,
-        )
-        return Batch(
-            states,
-            self.pair_rows.index_select(0, pair),
-            state,
-            self.right[pair],
-            self.right_wait[rows],
-            self.returns[rows],
-        )
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What is kept, by name; `of` makes the pairs' rows from it again."""
-        kept: dict[str, npt.NDArray[Any]] = {n: getattr(self, n).numpy() for n in KEPT}
-        return {**kept, "edges": self.pair_rows[:, -NUM_EDGE:].numpy()}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "PreparedSet":
-        """From `arrays`."""
-        kept = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in KEPT}
-        owner = torch.repeat_interleave(kept["starts"].diff())
-        rows = torch.cat(
-            [
-                kept["drivers"][owner, kept["driver"]],
-                kept["bookings"][owner, kept["booking"]],
-                torch.from_numpy(arrays["edges"]),
-            ],
-            dim=1,
-        )
-        return cls(pair_rows=rows, **kept)
-
-
-KEPT: Final = tuple(f.name for f in fields(PreparedSet) if f.name != "pair_rows")
 
 
 @dataclass(frozen=True)
@@ -354,57 +228,6 @@ def played(
     return Demonstrations(state, mask, right), total.astype(np.float32)
 
 
-def prepared(
-    network: PairQNetwork, shown: Demonstrations, returns: npt.NDArray[np.float32]
-) -> PreparedSet:
-    """Compute all features once.
-
-    Where the teacher commits only what the network does not consider, waiting is right for it: as
-    `imitation.policy_loss` has it.
-    """
-    layout, features = network.layout, network._features
-    assert features is not None
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*KEPT, "edges")}
-    pairs = 0
-    for at in range(0, len(shown), _CHUNK):
-        rows = slice(at, at + _CHUNK)
-        state, mask = shown.state[rows], shown.mask[rows]
-        edges, owner, driver, booking = features(
-            state, mask, layout, network.shape.hold_back_min, None
-        )
-        right = shown.right[rows][owner, 1 + driver * layout.max_bookings + booking]
-        wait = shown.right[rows, 0] | (np.bincount(owner[right], minlength=len(state)) == 0)
-        count = np.bincount(owner, minlength=len(state))
-        for name, array in {
-            **_rows_of(layout, state),
-            "returns": returns[rows],
-            "right_wait": wait,
-            "starts": pairs + np.cumsum(count) - count,
-            "edges": edges,
-            "driver": driver,
-            "booking": booking,
-            "right": right,
-        }.items():
-            parts[name].append(array)
-        pairs += len(edges)
-    parts["starts"].append(np.array([pairs], dtype=np.int64))
-    return PreparedSet.of(
-        {name: np.ascontiguousarray(np.concatenate(found)) for name, found in parts.items()}
-    )
-
-
-def _rows_of(layout: ObservationLayout, state: npt.NDArray[np.float32]) -> dict[str, Any]:
-    unpacked = layout.unpack(state)
-    drivers, bookings = unpacked["drivers"], unpacked["bookings"]
-    return {
-        "context": unpacked["context"],
-        "drivers": drivers[..., :NUM_DRIVER],
-        "driver_present": drivers[..., NUM_DRIVER : NUM_DRIVER + 1],
-        "bookings": bookings[..., :NUM_BOOKING],
-        "booking_present": bookings[..., :1],
-    }
-
-
 # --- the file ------------------------------------------------------------------------------------
 
 
@@ -482,6 +305,11 @@ def _arrays_sha256(parts: Mapping[str, PreparedSet], labels: Mapping[str, list[s
 
 def _write(path: Path, found: DataSet) -> None:
     hidden = path.with_name(f".{path.stem}.partial.npz")
+    arrays: dict[str, Any] = {
+        f"{name}.{field}": array
+        for name, part in (("train", found.train), ("val", found.val))
+        for field, array in part.arrays().items()
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(
@@ -489,8 +317,7 @@ def _write(path: Path, found: DataSet) -> None:
             key=np.array(found.key),
             sha256=np.array(found.sha256),
             labels=np.array(json.dumps(found.labels)),
-            **{f"train.{name}": a for name, a in found.train.arrays().items()},
-            **{f"val.{name}": a for name, a in found.val.arrays().items()},
+            **arrays,
         )
         hidden.replace(path)
     except OSError as error:
@@ -522,6 +349,7 @@ def world_sha256() -> str:
     return sources_sha256(_BEARING)
 
 
+@cache
 def sources_sha256(names: tuple[str, ...]) -> str:
     """SHA-256 over sources of ``services/rl``, files or folders by name."""
     digest = hashlib.sha256()
@@ -536,24 +364,3 @@ def sources_sha256(names: tuple[str, ...]) -> str:
 def document_sha256(document: Any) -> str:
     """SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def dense(part: PreparedSet, rows: Tensor) -> dict[str, npt.NDArray[Any]]:
-    """The given states as the exported graph takes them; see `training.export.PairGraph`."""
-    pair, state = part.pairs_of(rows)
-    p = part.batch(rows).states
-    (b, n, _), m = p.drivers.shape, p.bookings.shape[1]
-    driver, booking = part.driver[pair], part.booking[pair]
-    edges = torch.zeros(b, n, m, NUM_EDGE)
-    edges[state, driver, booking] = part.pair_rows[pair, -NUM_EDGE:]
-    mask = torch.zeros(b, n * m + 1, dtype=torch.bool)
-    mask[:, 0] = True
-    mask[state, 1 + driver * m + booking] = True
-    return {
-        "context": p.context.numpy(),
-        # Rows end with what the network does not look at (zones).
-        "drivers": torch.cat([p.drivers, p.driver_present, 0 * p.driver_present], 2).numpy(),
-        "bookings": torch.cat([p.bookings, 0 * p.bookings[..., :2]], 2).numpy(),
-        "edges": edges.numpy(),
-        "mask": mask.numpy(),
-    }

@@ -22,7 +22,8 @@ from services.rl.errors import TrainingError
 from services.rl.q_networks import PairQNetwork
 from services.rl.simulation.edges import NUM_EDGE
 
-from .dataset import Batch, CountedFeatures, DataSet, PreparedSet
+from .dataset import DataSet
+from .prepared import Batch, CountedFeatures, PreparedSet
 
 TERMS: Final = ("policy", "value")
 _VAL_CHUNK = 256
@@ -257,9 +258,9 @@ def train_epoch(
     weights = torch.tensor([options.w_policy, options.w_value])
     total = torch.zeros(len(TERMS))
     parameters = list(network.parameters())
-    for rows in order.split(options.batch_size):
+    for rows in torch.split(order, options.batch_size):
         optimizer.zero_grad(set_to_none=True)
-        for chunk in rows.split(options.chunk):
+        for chunk in torch.split(rows, options.chunk):
             terms = losses(network, part.batch(chunk), reward_scale) * (len(chunk) / len(rows))
             (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
             total += terms.detach() * len(rows)
@@ -272,7 +273,7 @@ def judged(network: PairQNetwork, part: PreparedSet, reward_scale: float) -> dic
     """Mean of each term over a part."""
     total = torch.zeros(len(TERMS), dtype=torch.float64)
     with torch.inference_mode():
-        for rows in torch.arange(len(part)).split(_VAL_CHUNK):
+        for rows in torch.split(torch.arange(len(part)), _VAL_CHUNK):
             total += losses(network, part.batch(rows), reward_scale).double() * len(rows)
     return dict(zip(TERMS, (total / len(part)).tolist(), strict=True))
 

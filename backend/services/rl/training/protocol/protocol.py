@@ -1,7 +1,7 @@
 """The phases: throughput, loss weights, one long confirmation; one block changes at a time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +24,6 @@ from .rules import (
     findings,
     go,
     spread_pct,
-    urgent,
 )
 
 PHASES: Final = ("A", "B", "C")
@@ -199,7 +198,7 @@ def _long(plan: Plan, name: str, options: FitOptions) -> dict[str, FitOptions]:
 
 def failed(result: Mapping[str, Any]) -> bool:
     """Whether a configuration's numbers broke."""
-    return result["state"] != "done"
+    return bool(result["state"] != "done")
 
 
 def _fastest(outcome: Outcome, candidates: Sequence[str]) -> str:
@@ -228,13 +227,13 @@ def _fastest(outcome: Outcome, candidates: Sequence[str]) -> str:
 
 def _lowest(outcome: Outcome, centre: str, candidates: Sequence[str]) -> str:
     """Phase B: the lowest ``val_total`` of the centre and those that break nothing."""
-    totals = {centre: _total(outcome.results[centre])}
+    totals = {centre: val_total(outcome.results[centre])}
     for name in candidates:
         broken = _broken(outcome, name)
         if broken:
             outcome.why[name] = broken
         else:
-            totals[name] = _total(outcome.results[name])
+            totals[name] = val_total(outcome.results[name])
     best = min(totals, key=lambda name: totals[name])
     for name in totals:
         if name == best and name != centre:
@@ -262,7 +261,8 @@ def speed(result: Mapping[str, Any], default: Mapping[str, Any]) -> float:
     return float(default["fit"]["epoch_cpu_seconds"]) / float(result["fit"]["epoch_cpu_seconds"])
 
 
-def _total(result: Mapping[str, Any]) -> float:
+def val_total(result: Mapping[str, Any]) -> float:
+    """Of the kept weights."""
     return float(result["fit"]["val_total"])
 
 
@@ -313,10 +313,10 @@ def _verdict_measures(plan: Plan, outcome: Outcome) -> dict[str, float | None]:
     won, default = (long_runs(outcome, name) for name in (outcome.winner, DEFAULT))
     if len(won) < plan.seeds or len(default) < plan.seeds:
         return {}
-    totals = [_total(r) for r in won]
-    base = float(np.mean([_total(r) for r in default]))
+    totals = [val_total(r) for r in won]
+    base = float(np.mean([val_total(r) for r in default]))
     served = [r.max_difference for r in outcome.backends if r.name != REFERENCE and r.servable]
-    scale = plan_scale(outcome)
+    scale = reward_scale_of(outcome)
     return {
         **measures(won, default),
         "serving": max(served) * scale if served else None,
@@ -325,91 +325,6 @@ def _verdict_measures(plan: Plan, outcome: Outcome) -> dict[str, float | None]:
     }
 
 
-def plan_scale(outcome: Outcome) -> float:
+def reward_scale_of(outcome: Outcome) -> float:
     """The reward scale that all configurations share."""
     return float(next(iter(outcome.results.values()))["reward_scale"])
-
-
-# --- the document --------------------------------------------------------------------------------
-
-
-def document(bench: Bench, plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """Everything that was found, as plain data."""
-    results = list(outcome.results.values())
-    default = outcome.results.get(DEFAULT)
-    order = bench.order
-    return {
-        "scenario": order.scenario.name,
-        "drivers": order.scenario.fleet.num_drivers,
-        "identity": order.identity(),
-        "data": bench.data.document(),
-        "hashes": refuse_mixed(results) if results else bench.hashes(),
-        "judging_days": [bench.book.labels[0], bench.book.labels[-1], len(bench.book)],
-        "plan": {**asdict(plan), "phases": list(plan.phases)},
-        "rules": [asdict(rule) for rule in (SPEED, *VERDICT)],
-        "rows": [_row(outcome, r, default) for r in results],
-        "chosen": outcome.chosen,
-        "winner": outcome.winner,
-        "backends": [asdict(row) for row in outcome.backends],
-        "findings": [finding.document() for finding in outcome.verdict],
-        "verdict": None if outcome.interrupted or "C" not in plan.phases
-        else "GO" if outcome.go else "NO-GO",
-        "interrupted": outcome.interrupted,
-        "reused": bench.reused,
-    }  # fmt: skip
-
-
-def _row(
-    outcome: Outcome, result: Mapping[str, Any], default: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """One line of the table; a long run is compared with the default's of the same seed."""
-    name = result["name"]
-    row: dict[str, Any] = {
-        "name": name,
-        "phase": outcome.phase[name],
-        "state": result["state"],
-        "options": result["options"],
-        "why": outcome.why.get(name, ""),
-    }
-    if failed(result):
-        return {**row, "why": f"échec : {result['reason']}"}
-    if outcome.phase[name] == "C":
-        default = outcome.results.get(f"long_{DEFAULT}_seed_{result['options']['seed']}")
-    fit = {k: v for k, v in result["fit"].items() if k != "history"}
-    kpis = {k: np.asarray(v) for k, v in result["kpis"].items()}
-    row |= {
-        "fit": fit,
-        "curve": _curve(result),
-        "kpis": {k: float(v.mean()) for k, v in kpis.items()},
-        "unserved_urgent": float(urgent(kpis).mean()),
-        "parity": result["parity"],
-    }
-    if default is not None and not failed(default):
-        row["speed"] = speed(result, default)
-        row["seconds_to_default"] = _seconds_to(result, _total(default))
-        if name != default["name"]:
-            row["differences"] = {
-                k: {"mean": e.mean, "low": e.low, "high": e.high} if np.isfinite(e.half_width)
-                else None for k, e in differences([result], [default]).items()
-            }  # fmt: skip
-            found = findings(BLOCKING, measures([result], [default]))
-            row["blocking"] = [finding.document() for finding in found]
-    return row
-
-
-def _curve(result: Mapping[str, Any]) -> dict[str, list[float]]:
-    """``val_total`` over epochs, and the processor's seconds of training until then."""
-    history = result["fit"]["history"]
-    return {
-        "val_total": [e["val_total"] for e in history],
-        "seconds": np.cumsum([e["cpu_seconds"] for e in history]).tolist(),
-    }
-
-
-def _seconds_to(result: Mapping[str, Any], level: float) -> float | None:
-    """Processor seconds of training until ``val_total`` was as low; None: never."""
-    curve = _curve(result)
-    for total, seconds in zip(curve["val_total"], curve["seconds"], strict=True):
-        if total <= level:
-            return float(seconds)
-    return None

@@ -12,8 +12,8 @@ from services.rl.training.protocol.dataset import (
     DataSet,
     document_sha256,
     played,
-    prepared,
 )
+from services.rl.training.protocol.prepared import prepared
 
 
 @pytest.fixture(scope="session")

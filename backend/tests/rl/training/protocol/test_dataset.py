@@ -12,8 +12,9 @@ from services.rl.errors import TrainingError
 from services.rl.simulation.edges import NUM_EDGE
 from services.rl.training.imitation import policy_loss
 from services.rl.training.protocol import dataset
-from services.rl.training.protocol.dataset import DataOrder, PreparedSet, data_set, prepared
+from services.rl.training.protocol.dataset import DataOrder, data_set
 from services.rl.training.protocol.fit import FitOptions, fit, losses, train_epoch
+from services.rl.training.protocol.prepared import PreparedSet, dense, prepared
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_an_epoch_neither_reads_files_nor_copies_arrays(order, engine, data, mon
 
 def test_dense_states_are_those_of_the_pairs(data):
     rows = torch.tensor([5, 200, 17])
-    feed = dataset.dense(data.train, rows)
+    feed = dense(data.train, rows)
     pair, state = data.train.pairs_of(rows)
     found = feed["edges"][state, data.train.driver[pair], data.train.booking[pair]]
     assert (found == data.train.pair_rows[pair, -NUM_EDGE:].numpy()).all()
