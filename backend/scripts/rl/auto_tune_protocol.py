@@ -190,13 +190,12 @@ def _run(
             arguments.resume,
         )  # fmt: skip
 
-        def write(outcome: Outcome) -> dict[str, Any]:
-            found = document(bench, plan, outcome)
-            write_report(folder, found, whence)
-            return found
+        def so_far(outcome: Outcome) -> None:
+            write_report(folder, document(bench, plan, outcome), whence, draw=False)
 
-        outcome = run_protocol(bench, plan, say, write)
-        found = write(outcome)
+        outcome = run_protocol(bench, plan, say, so_far)
+        found = document(bench, plan, outcome)
+        write_report(folder, found, whence)
     if arguments.json is not None:
         write_json(arguments.json, {**found, **whence})
     if outcome.interrupted:

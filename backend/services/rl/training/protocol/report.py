@@ -19,16 +19,22 @@ FIGURE_FILE: Final = "protocol.png"
 
 
 def write_report(
-    folder: Path, document: Mapping[str, Any], provenance: Mapping[str, Any]
+    folder: Path, document: Mapping[str, Any], provenance: Mapping[str, Any], *, draw: bool = True
 ) -> list[Path]:
     """Write JSON, Markdown and the figure; returns their places, the Markdown first.
+
+    Args:
+        folder: Where.
+        document: Of `table.document`.
+        provenance: Command, commit, machine.
+        draw: False leaves the figure out, while the protocol still runs.
 
     Raises:
         TrainingError: If they cannot be written.
     """
     whole = {**document, "provenance": dict(provenance)}
     files = [folder / MARKDOWN_FILE, folder / JSON_FILE]
-    drawn = any("curve" in row for row in document["rows"])
+    drawn = draw and any("curve" in row for row in document["rows"])
     write_text(files[1], json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(files[0], markdown(whole, drawn))
     if drawn:

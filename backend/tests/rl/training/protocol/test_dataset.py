@@ -9,7 +9,9 @@ import torch
 
 from services.rl.dqn_agent import AgentOptions, DQNAgent
 from services.rl.errors import TrainingError
+from services.rl.q_networks import FLOOR
 from services.rl.simulation.edges import NUM_EDGE
+from services.rl.training.export import TorchSession, graph_of
 from services.rl.training.imitation import policy_loss
 from services.rl.training.protocol import dataset
 from services.rl.training.protocol.dataset import DataOrder, data_set
@@ -149,6 +151,19 @@ def test_dense_states_are_those_of_the_pairs(data):
     found = feed["edges"][state, data.train.driver[pair], data.train.booking[pair]]
     assert (found == data.train.pair_rows[pair, -NUM_EDGE:].numpy()).all()
     assert feed["mask"].sum() == len(pair) + 3
+
+
+def test_the_graph_that_is_exported_answers_on_dense_states_as_the_network(
+    order, engine, shown, data, rows
+):
+    agent = agent_of(order, engine)
+    state, mask = (part[rows.numpy()] for part in (shown[0].state, shown[0].mask))
+    expected = agent.q_values(state, mask)
+    graph = graph_of(copy.deepcopy(agent.online), agent.options.reward_scale)
+    feed = dense(data.train, rows)
+    found = TorchSession(graph, graph.inputs).run(None, feed)[0]
+    assert (feed["mask"] == (expected > 0.5 * FLOOR)).all()
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 # --- the file ------------------------------------------------------------------------------------

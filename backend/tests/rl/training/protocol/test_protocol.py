@@ -192,6 +192,7 @@ def test_the_judging_days_are_not_those_of_the_losses(bench, data):
     assert not {*data.labels["train"], *data.labels["val"]} & set(bench.book.labels)
 
 
+@pytest.mark.slow
 def test_the_exported_graph_answers_as_torch_on_validation_states(order, data, tmp_path, engine):
     whole = Bench(order, data, judging_book(order, None, 2), tmp_path)
     found = whole.result("default", START)["parity"]
