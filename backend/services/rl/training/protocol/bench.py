@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from services.rl.errors import TrainingError
+from services.rl.errors import PolicyError, TrainingError
 from services.rl.evaluation.evaluation import day_book
 from services.rl.evaluation.runner import DayBook, evaluate_policy
 from services.rl.policies.model_files import MODEL_FILE, ModelManifest, read_manifest
@@ -94,7 +94,7 @@ class Bench:
         }
         try:
             document |= {"state": "done", **self._measured(name, folder, options, say)}
-        except TrainingError as error:
+        except (TrainingError, PolicyError) as error:  # broken numbers, found in either room
             document |= {"state": "failed", "reason": str(error)}
             say(f"{name}: failed: {error}")
         write_text(folder / RESULT_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")

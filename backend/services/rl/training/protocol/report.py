@@ -77,7 +77,8 @@ def markdown(d: Mapping[str, Any], drawn: bool = False) -> str:
         *[f"- {name} : `{value}`" for name, value in d["hashes"].items()],
         f"- scénario : `{d['identity']['scenario_hash']}`",
         f"- jeu de données (recette) : `{data['key']}`",
-        f"- graine : {plan['start']['seed']}",
+        f"- graine : {plan['start']['seed']} ; Torch {d['torch']['version']}, "
+        f"{d['torch']['threads']} fil(s)",
         *[f"- {name} : `{d['provenance'].get(name)}`" for name in ("command", "commit")],
         "",
     ]

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from .bench import Bench, refuse_mixed
 from .protocol import DEFAULT, Outcome, Plan, differences, failed, measures, speed, val_total
@@ -34,6 +35,7 @@ def document(bench: Bench, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         else "GO" if outcome.go else "NO-GO",
         "interrupted": outcome.interrupted,
         "reused": bench.reused,
+        "torch": {"version": torch.__version__, "threads": torch.get_num_threads()},
     }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def _row(
         "phase": outcome.phase[name],
         "state": result["state"],
         "options": result["options"],
-        "why": outcome.why.get(name, ""),
+        "why": outcome.why.get(name, "confirmation longue"),
     }
     if failed(result):
         return {**row, "why": f"échec : {result['reason']}"}
