@@ -59,8 +59,8 @@ class Budget:
 
 BUDGETS = {
     "sanity": Budget(4, 2, 4, 2, 64, 1, 20),
-    "quick": Budget(60, 20, 200, 40, 1024, 10, 200),
-    "production": Budget(200, 60, 400, 50, 1024, 20, 300),
+    "quick": Budget(60, 20, 500, 40, 1024, 10, 200),
+    "production": Budget(200, 60, 1_000, 50, 1024, 20, 300),
 }
 
 

@@ -18,6 +18,7 @@ from services.rl.errors import PolicyError, TrainingError
 from services.rl.evaluation.evaluation import day_book
 from services.rl.evaluation.runner import DayBook, evaluate_policy
 from services.rl.policies.model_files import MODEL_FILE, ModelManifest, read_manifest
+from services.rl.q_networks import PairQNetwork
 from services.rl.serving.onnx_network import FLOAT, open_session
 from services.rl.simulation.days import DaySource
 from services.rl.simulation.engine import Engine
@@ -30,11 +31,12 @@ from ..export import TorchSession, export_float, graph_of, load_graph
 from ..export_run import FIRST_DAY
 from ..task import DispatchTask
 from .dataset import DataOrder, DataSet, document_sha256, sources_sha256
-from .fit import Epoch, Fit, FitOptions, fit
+from .fit import Epoch, Fit, FitOptions, fit, side_by_side
 from .prepared import PreparedSet, dense
 
 POLICY: Final = "dqn_matching"
 RESULT_FILE: Final = "result.json"
+SPEEDS_FILE: Final = "throughput.json"
 _PARITY_STATES = 512
 _BEARING = ("training/protocol/fit.py", "training/protocol/bench.py", "training/export.py",
             "training/config.py")  # fmt: skip
@@ -105,10 +107,7 @@ class Bench:
         return document_sha256([self.hashes(), options.document(), self.data.key, code])
 
     def _finished(self, folder: Path, mark: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        found = _stored(folder / RESULT_FILE)
         if found.get("mark") != mark:
             return None
         if found.get("state") == "done":
@@ -116,13 +115,8 @@ class Bench:
         return found
 
     def _measured(self, name: str, folder: Path, options: FitOptions, say: Say) -> dict[str, Any]:
-        config = self.order.config
-        h = config.hyperparameters
-        engine = Engine(
-            self.order.scenario, 1, max_bookings=config.environment.max_bookings,
-            observation="rows", days=list(self.book.days) or None, source=self.source,
-        )  # fmt: skip
-        network = self.order.network(engine, options.seed)
+        h = self.order.config.hyperparameters
+        network = self._network(options.seed)
 
         def on_epoch(epoch: Epoch) -> None:
             if epoch.number % 10 == 0 or epoch.number == 1:
@@ -161,6 +155,34 @@ class Bench:
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(folder, manifest, done.weights, lambda _: None)
 
+    def speeds(self, configurations: Mapping[str, FitOptions], say: Say) -> dict[str, float]:
+        """How many times faster a pass is than the first configuration's, by turns in one run.
+
+        The median over turns of the ratio in each; kept beside the results for ``--resume``.
+        """
+        path = self.folder / "configurations" / SPEEDS_FILE
+        mark = document_sha256([[n, self._mark(o)] for n, o in configurations.items()])
+        found = _stored(path) if self.resume else {}
+        if found.get("mark") != mark:
+            say(f"passes of {', '.join(configurations)} take turns")
+            scale = self.order.config.hyperparameters.reward_scale
+            seconds = side_by_side(self._network, self.data.train, configurations, scale)
+            found = {"mark": mark, "seconds": seconds}
+            write_text(path, json.dumps(found, indent=1) + "\n")
+        first = np.array(next(iter(found["seconds"].values())))
+        return {
+            name: float(np.median(first / np.array(spent)))
+            for name, spent in found["seconds"].items()
+        }
+
+    def _network(self, seed: int = 0) -> PairQNetwork:
+        engine = Engine(
+            self.order.scenario, 1,
+            max_bookings=self.order.config.environment.max_bookings,
+            observation="rows", days=list(self.book.days) or None, source=self.source,
+        )  # fmt: skip
+        return self.order.network(engine, seed)
+
     def backends(self, name: str, days: int, states: int, say: Say) -> list[Row]:
         """Torch and ONNX Runtime on a finished configuration: same states, same days.
 
@@ -180,6 +202,15 @@ class Bench:
             book = self.book if len(self.book) <= days else _first(self.book, days)
             contest = pair_contest(model, manifest, book, sessions, sizes, limit=states)
             return contest.rows(turns=4, say=say)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """A document that an earlier run left; empty if there is none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def judging_book(order: DataOrder, source: DaySource | None, days: int) -> DayBook:

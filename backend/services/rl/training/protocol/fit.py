@@ -10,7 +10,7 @@ so that configurations of other weights are compared on the same number.
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -202,6 +202,42 @@ def fit(
             break
     network.load_state_dict(result.weights)
     return result
+
+
+def side_by_side(
+    fresh: Callable[[], PairQNetwork],
+    part: PreparedSet,
+    configurations: Mapping[str, FitOptions],
+    reward_scale: float,
+    turns: int = 5,
+) -> dict[str, list[float]]:
+    """Processor seconds of training passes that take turns, by configuration.
+
+    What else runs on a machine (its caches, its memory) changes a pass by more than a batch size
+    does: the same pass was seen to take 0.7 and 2.2 s. Only turns can be compared. One pass of
+    each goes before and is not counted.
+
+    Args:
+        fresh: A network to begin with.
+        part: What is passed over.
+        configurations: By name.
+        reward_scale: Q is in rewards times this.
+        turns: Passes of each.
+    """
+    pupils = {}
+    for name, options in configurations.items():
+        network = fresh()
+        rate = options.learning_rate
+        optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+        pupils[name] = network, options, optimizer, torch.Generator().manual_seed(options.seed)
+    found: dict[str, list[float]] = {name: [] for name in pupils}
+    for turn in range(turns + 1):
+        for name, (network, options, optimizer, random) in pupils.items():
+            begun = time.thread_time()
+            train_epoch(network, part, options, optimizer, random, reward_scale)
+            if turn:
+                found[name].append(time.thread_time() - begun)
+    return found
 
 
 def _warm_up(

@@ -102,6 +102,7 @@ class Outcome:
         results: By configuration, in the order in which they ran.
         phase: Of each.
         chosen: Configuration that each finished phase chose.
+        speeds: Phase A's, against the default, by turns.
         why: What became of each configuration, a French phrase.
         backends: Of phase C.
         verdict: Every rule's number; empty before the end.
@@ -111,6 +112,7 @@ class Outcome:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     phase: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, str] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
     backends: list[Row] = field(default_factory=list)
     verdict: list[Finding] = field(default_factory=list)
@@ -145,7 +147,7 @@ def run_protocol(
     plan.checked(len(bench.data.train))
     outcome = Outcome()
     try:
-        for name, phase, options in _configurations(plan, outcome):
+        for name, phase, options in _configurations(bench, plan, outcome, say):
             outcome.results[name] = bench.result(name, options, say)
             outcome.phase[name] = phase
             refuse_mixed(list(outcome.results.values()))
@@ -158,7 +160,9 @@ def run_protocol(
     return outcome
 
 
-def _configurations(plan: Plan, outcome: Outcome) -> Iterator[tuple[str, str, FitOptions]]:
+def _configurations(
+    bench: Bench, plan: Plan, outcome: Outcome, say: Say
+) -> Iterator[tuple[str, str, FitOptions]]:
     """What is to be run next, hanging on what has been found."""
     options = {DEFAULT: plan.start}
     yield DEFAULT, "A" if "A" in plan.phases else "-", plan.start
@@ -170,6 +174,8 @@ def _configurations(plan: Plan, outcome: Outcome) -> Iterator[tuple[str, str, Fi
         for name, candidate in plan.throughput().items():
             options[name] = candidate
             yield name, "A", candidate
+        able = {n: o for n, o in options.items() if not failed(outcome.results[n])}
+        outcome.speeds = bench.speeds(able, say)
         outcome.chosen["A"] = _fastest(outcome, list(plan.throughput()))
     if "B" in plan.phases:
         centre = outcome.winner
@@ -209,7 +215,7 @@ def _fastest(outcome: Outcome, candidates: Sequence[str]) -> str:
         if broken:
             outcome.why[name] = broken
             continue
-        ratio = speed(outcome.results[name], outcome.results[DEFAULT])
+        ratio = outcome.speeds[name]
         if SPEED.holds(ratio):
             able[name] = ratio
         else:
@@ -254,11 +260,6 @@ def _broken(outcome: Outcome, name: str) -> str:
 
 
 # --- measuring -----------------------------------------------------------------------------------
-
-
-def speed(result: Mapping[str, Any], default: Mapping[str, Any]) -> float:
-    """How many times shorter an epoch is than the default's."""
-    return float(default["fit"]["epoch_cpu_seconds"]) / float(result["fit"]["epoch_cpu_seconds"])
 
 
 def val_total(result: Mapping[str, Any]) -> float:

@@ -144,8 +144,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         *lines,
         "",
         "s/époque : temps processeur médian d'une passe d'entraînement, une passe d'échauffement "
-        "non comptée. États/s : à l'horloge. Écarts appariés par jour contre le défaut, "
-        "intervalle à 95 %.",
+        "non comptée ; il dépend de ce qui tourne à côté. × défaut : passes mesurées à tour de "
+        "rôle dans la phase A, médiane des rapports. États/s : à l'horloge. Écarts appariés par "
+        "jour contre le défaut, intervalle à 95 %.",
         "",
     ]
 

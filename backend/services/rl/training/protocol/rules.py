@@ -63,7 +63,12 @@ BLOCKING: Final = (
          "calculs de caractéristiques pendant les époques"),
 )  # fmt: skip
 SPEED: Final = Rule(
-    "speed", "speed", "at least", 2.0, "×", "temps par époque du défaut sur celui-ci"
+    "speed",
+    "speed",
+    "at least",
+    2.0,
+    "×",
+    "temps par époque du défaut sur celui-ci, à tour de rôle",
 )
 SERVING: Final = Rule(
     "serving", "blocking", "at most", 1e-4, "",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .bench import Bench, refuse_mixed
-from .protocol import DEFAULT, Outcome, Plan, differences, failed, measures, speed, val_total
+from .protocol import DEFAULT, Outcome, Plan, differences, failed, measures, val_total
 from .rules import BLOCKING, SPEED, VERDICT, findings, urgent
 
 
@@ -63,9 +63,9 @@ def _row(
         "kpis": {k: float(v.mean()) for k, v in kpis.items()},
         "unserved_urgent": float(urgent(kpis).mean()),
         "parity": result["parity"],
+        "speed": outcome.speeds.get(name),
     }
     if default is not None and not failed(default):
-        row["speed"] = speed(result, default)
         row["seconds_to_default"] = _seconds_to(result, val_total(default))
         if name != default["name"]:
             row["differences"] = {

@@ -106,3 +106,18 @@ def test_the_learning_rate_grows_with_the_root_of_the_batch():
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(TrainingError):
         FitOptions(**wrong)
+
+
+def test_passes_take_turns_and_the_first_is_not_counted(order, engine, data, monkeypatch):
+    turns = []
+    plain = room.train_epoch
+
+    def noted(network, part, options, *rest):
+        turns.append(options.batch_size)
+        return plain(network, part, options, *rest)
+
+    monkeypatch.setattr(room, "train_epoch", noted)
+    both = {"a": FitOptions(batch_size=64), "b": FitOptions(batch_size=128)}
+    found = room.side_by_side(lambda: order.network(engine, 0), data.train, both, 0.1, turns=3)
+    assert turns == [64, 128] * 4
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 3, "b": 3}
