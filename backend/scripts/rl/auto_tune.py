@@ -1,7 +1,8 @@
 """Search for better hyper-parameters (Optuna), and prove that they are better.
 
 A study screens on validation days; `confirm` retrains the best with fresh seeds and compares the
-winner with the default on test days: only that is a gain. Commands: confirm, report, compare.
+winner with the default on test days: only that is a gain. Commands: confirm, report, compare,
+protocol (fast tuning by an offline fit, GO or NO-GO).
 """
 
 import argparse
@@ -44,6 +45,7 @@ auto_tune.py --trials 50 --study chance --sampler random --no-pruning
 auto_tune.py confirm --study geneva_overload_qnetwork --transfer geneva --workers 2
 auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning
 auto_tune.py compare geneva_overload_qnetwork chance
+auto_tune.py protocol --scenario geneva_overload
 """
 _TELL_EVERY_S = 5.0
 
@@ -390,10 +392,18 @@ def _compare(argv: Sequence[str]) -> int:
     return SUCCESS
 
 
+def _protocol(argv: Sequence[str]) -> int:
+    """The fast-tuning protocol; its own room."""
+    from scripts.rl.auto_tune_protocol import main as protocol
+
+    return protocol(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "confirm": _confirm,
     "report": _report,
     "compare": _compare,
+    "protocol": _protocol,
 }
 
 

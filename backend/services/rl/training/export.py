@@ -175,7 +175,7 @@ def export_onnx(graph: Graph, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {backend: folder / name for backend, name in MODEL_FILES.items()}
     try:
-        _export_float(graph, files[FLOAT])
+        _write_float(graph, files[FLOAT])
         _quantise(files[FLOAT], files[INT8_TENSOR], per_channel=False)
         _quantise(files[FLOAT], files[INT8_CHANNEL], per_channel=True)
         leave = _deciding_layers(graph, files[FLOAT])
@@ -185,7 +185,20 @@ def export_onnx(graph: Graph, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _export_float(graph: Graph, path: Path) -> None:
+def export_float(graph: Graph, path: Path) -> Path:
+    """Write the float graph alone.
+
+    Raises:
+        TrainingError: If the exporter fails.
+    """
+    try:
+        _write_float(graph, path)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise TrainingError(f"the network cannot be exported to ONNX: {error}") from error
+    return path
+
+
+def _write_float(graph: Graph, path: Path) -> None:
     axis = torch.export.Dim
     shapes: dict[str, dict[int, Any]]
     example: Sequence[Tensor]

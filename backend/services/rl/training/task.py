@@ -137,12 +137,7 @@ class DispatchTask:
             layout.num_drivers,
             layout.max_bookings,
             PairFeatures(stream.engine),
-            PairArchitecture(
-                hidden=h.pair_hidden,
-                dueling=h.dueling,
-                edges=h.edge_features,
-                hold_back_min=h.hold_back_min,
-            ),
+            pair_architecture(config),
         )
 
     def evaluate(self, agent: DQNAgent, config: TrainingConfig) -> Score:
@@ -225,6 +220,17 @@ class DispatchTask:
             "max_bookings": config.environment.max_bookings,
             "layout_version": LAYOUT_VERSION,
         }
+
+
+def pair_architecture(config: TrainingConfig) -> PairArchitecture:
+    """Sizes of the pair network that a configuration asks for."""
+    h = config.hyperparameters
+    return PairArchitecture(
+        hidden=h.pair_hidden,
+        dueling=h.dueling,
+        edges=h.edge_features,
+        hold_back_min=h.hold_back_min,
+    )
 
 
 def _judging_epsilon(config: TrainingConfig) -> float:
