@@ -69,7 +69,10 @@ def build_parser() -> Parser:
     parser = command_parser(__doc__ or "", EXAMPLES)
     parser.prog = "auto_tune.py protocol"
     parser.add_argument("--scenario", default="geneva", help="name or YAML file (default geneva)")
-    parser.add_argument("--teacher", default="matching", help="policy (default matching, tuned)")
+    parser.add_argument(
+        "--teacher", default="matching_linear", help="policy (default matching_linear, as the "
+        "trainings' warm start)",
+    )  # fmt: skip
     parser.add_argument("--name", help="folder under results/ (default <scenario>_protocol)")
     parser.add_argument(
         "--mode", choices=tuple(BUDGETS), default="quick", help="budget (default quick)"

@@ -64,6 +64,7 @@ def test_three_phases_end_to_end(atmr_home, capsys, no_export, tmp_path):
     assert not list((atmr_home / "results").rglob("*partial*"))
 
 
+@pytest.mark.slow  # the same of the library: test_a_resumed_run_takes_what_is_finished
 def test_a_run_that_is_resumed_fits_nothing_again(atmr_home, no_export, monkeypatch, capsys):
     phases = ["--phases", "A"]
     assert tune(*TINY, *phases, "--quiet") == 0

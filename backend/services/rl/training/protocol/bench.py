@@ -7,7 +7,7 @@ and ``result.json``, written last. A run that is resumed takes what carries the 
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,13 +30,16 @@ from ..checkpoints import write_checkpoint
 from ..export import TorchSession, export_float, graph_of, load_graph
 from ..export_run import FIRST_DAY
 from ..task import DispatchTask
-from .dataset import DataOrder, DataSet, document_sha256, sources_sha256
+from .dataset import DataOrder, DataSet, document_sha256, raw_and_prepared, sources_sha256
 from .fit import Epoch, Fit, FitOptions, fit, side_by_side
 from .prepared import PreparedSet, dense
+from .throughput import LOOP, States, epoch_seconds
 
 POLICY: Final = "dqn_matching"
 RESULT_FILE: Final = "result.json"
 SPEEDS_FILE: Final = "throughput.json"
+LOADER_FILE: Final = "loader.json"
+_LOADER_DAYS = 16
 _PARITY_STATES = 512
 _BEARING = ("training/protocol/fit.py", "training/protocol/bench.py", "training/export.py",
             "training/config.py")  # fmt: skip
@@ -174,6 +177,28 @@ class Bench:
             name: float(np.median(first / np.array(spent)))
             for name, spent in found["seconds"].items()
         }
+
+    def loader(self, options: FitOptions, threads: int, say: Say) -> dict[str, float]:
+        """How many times shorter a pass is than with features computed batch by batch.
+
+        Args:
+            options: Of all ways.
+            threads: See `throughput.epoch_seconds`.
+            say: Told what happens.
+        """
+        path = self.folder / "configurations" / LOADER_FILE
+        mark = document_sha256([self._mark(options), threads, _LOADER_DAYS])
+        found = _stored(path) if self.resume else {}
+        if found.get("mark") != mark:
+            say("passes with features made per batch, made before, and on all threads take turns")
+            states = States(*raw_and_prepared(self.order, _LOADER_DAYS))
+            options = replace(options, batch_size=min(options.batch_size, len(states.shown)))
+            scale = self.order.config.hyperparameters.reward_scale
+            seconds = epoch_seconds(self._network, states, options, scale, threads=threads)
+            found = {"mark": mark, "seconds": seconds}
+            write_text(path, json.dumps(found, indent=1) + "\n")
+        loop = np.array(found["seconds"][LOOP])
+        return {way: float(np.median(loop / np.array(s))) for way, s in found["seconds"].items()}
 
     def _network(self, seed: int = 0) -> PairQNetwork:
         engine = Engine(

@@ -30,14 +30,12 @@ from services.rl.simulation.observation import LAYOUT_VERSION
 from services.rl.simulation.scenarios import Scenario, Split
 from services.rl.simulation.types import Day
 
-from ..config import TrainingConfig
+from ..config import TEACHER, TrainingConfig
 from ..imitation import Demonstrations, demonstrate
 from ..streams import EngineStream, StreamStep
 from ..task import pair_architecture
 from .prepared import KEPT, CountedFeatures, PreparedSet, prepared
 
-TEACHER: Final = "matching"
-"""Tuned matching: the control arm, and what a network must first be able to do."""
 SCHEMA: Final = 1
 _COHORT = 16  # days played side by side
 _ROOT = Path(__file__).resolve().parents[2]
@@ -273,25 +271,41 @@ def _made(order: DataOrder, say: Say) -> DataSet:
         ("train", Split.TRAIN, order.days),
         ("val", Split.VALIDATION, order.val_days),
     ):
-        days: list[Day] | None = None
-        if source is None:
-            seeds = split_seeds(split, count)
-            labels[name] = [f"seed:{seed}" for seed in seeds]
-        else:
-            labels[name] = split_labels(source, split, count)
-            days = [source.day(label) for label in labels[name]]
-            seeds = np.arange(len(days), dtype=np.int64)
 
         def on_day(done: int, name: str = name, count: int = count) -> None:
             say(f"{order.teacher} plays: {done} of {count} {name} days")
 
-        shown, returns = played(order, seeds, days, source, on_day=on_day)
-        engine = Engine(
-            order.scenario, 1, max_bookings=order.config.environment.max_bookings,
-            observation="rows", days=days, source=source,
-        )  # fmt: skip
-        parts[name] = prepared(order.network(engine, 0), shown, returns)
+        _, _, parts[name], labels[name] = _part(order, split, count, source, on_day)
     return DataSet(parts["train"], parts["val"], order.key(), _arrays_sha256(parts, labels), labels)
+
+
+def raw_and_prepared(
+    order: DataOrder, days: int
+) -> tuple[Demonstrations, npt.NDArray[np.float32], PreparedSet]:
+    """The first training days as played, their scaled returns ``(K,)``, and prepared."""
+    source = open_source(order.scenario, order.data_dir)
+    return _part(order, Split.TRAIN, min(days, order.days), source, lambda _: None)[:3]
+
+
+def _part(
+    order: DataOrder, split: Split, count: int, source: DaySource | None,
+    on_day: Callable[[int], None],
+) -> tuple[Demonstrations, npt.NDArray[np.float32], PreparedSet, list[str]]:  # fmt: skip
+    """A split's first days: as played, returns, prepared, and their labels."""
+    days: list[Day] | None = None
+    if source is None:
+        seeds = split_seeds(split, count)
+        labels = [f"seed:{seed}" for seed in seeds]
+    else:
+        labels = split_labels(source, split, count)
+        days = [source.day(label) for label in labels]
+        seeds = np.arange(len(days), dtype=np.int64)
+    shown, returns = played(order, seeds, days, source, on_day=on_day)
+    engine = Engine(
+        order.scenario, 1, max_bookings=order.config.environment.max_bookings,
+        observation="rows", days=days, source=source,
+    )  # fmt: skip
+    return shown, returns, prepared(order.network(engine, 0), shown, returns), labels
 
 
 def _arrays_sha256(parts: Mapping[str, PreparedSet], labels: Mapping[str, list[str]]) -> str:

@@ -1,5 +1,6 @@
 """The phases: throughput, loss weights, one long confirmation; one block changes at a time."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -103,6 +104,7 @@ class Outcome:
         phase: Of each.
         chosen: Configuration that each finished phase chose.
         speeds: Phase A's, against the default, by turns.
+        loader: How many times shorter a pass is than with features made batch by batch, by way.
         why: What became of each configuration, a French phrase.
         backends: Of phase C.
         verdict: Every rule's number; empty before the end.
@@ -113,6 +115,7 @@ class Outcome:
     phase: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, str] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
+    loader: dict[str, float] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
     backends: list[Row] = field(default_factory=list)
     verdict: list[Finding] = field(default_factory=list)
@@ -176,6 +179,7 @@ def _configurations(
             yield name, "A", candidate
         able = {n: o for n, o in options.items() if not failed(outcome.results[n])}
         outcome.speeds = bench.speeds(able, say)
+        outcome.loader = bench.loader(plan.start, os.cpu_count() or 1, say)
         outcome.chosen["A"] = _fastest(outcome, list(plan.throughput()))
     if "B" in plan.phases:
         centre = outcome.winner

@@ -12,6 +12,7 @@ from services.rl.evaluation.plots import save_figure
 from ..backends import REFERENCE
 from .bench import write_text
 from .rules import SIGNS
+from .throughput import PREPARED, THREADS
 
 JSON_FILE: Final = "protocol.json"
 MARKDOWN_FILE: Final = "protocol.md"
@@ -60,12 +61,13 @@ def markdown(d: Mapping[str, Any], drawn: bool = False) -> str:
         *_verdict(d),
         "## Configurations",
         "",
+        *_loader(d["loader"]),
         *_table(d["rows"]),
         *_choices(d),
         *_backends(d["backends"]),
         "## Règles déclarées",
         "",
-        *[f"- {r['kind']} · `{r['measure']}` {SIGNS[r['bound']]} {r['limit']:g} {r['unit']} : "
+        *[f"- {r['kind']} · `{r['measure']}` {SIGNS[r['bound']]} {_g(r['limit'])} {r['unit']} : "
           f"{r['about']}." for r in d["rules"]],
         "",
     ]  # fmt: skip
@@ -95,9 +97,9 @@ def _verdict(d: Mapping[str, Any]) -> list[str]:
     lines = [f"Configuration retenue : `{d['winner']}`.", ""]
     for f in d["findings"]:
         held = "tenue" if f["holds"] else "**non tenue**"
-        value = "non mesuré" if f["value"] is None else f"{f['value']:.3g} {f['unit']}".strip()
+        value = "non mesuré" if f["value"] is None else f"{_g(f['value'])} {f['unit']}".strip()
         lines.append(
-            f"- {f['kind']} · `{f['measure']}` : {value} ({SIGNS[f['bound']]} {f['limit']:g} "
+            f"- {f['kind']} · `{f['measure']}` : {value} ({SIGNS[f['bound']]} {_g(f['limit'])} "
             f"attendu), règle {held}."
         )
     if d["winner"] == "default":
@@ -106,24 +108,24 @@ def _verdict(d: Mapping[str, Any]) -> list[str]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Two tables, so that each can be read: the fit, and what it does to patients."""
     lines = [
         "| configuration | phase | lot | taux | poids p/v | s/époque | états/s | × défaut | "
-        "meilleure époque | val policy | val value | val_total | s jusqu'au défaut | récompense | "
-        "écart % | à l'heure % | écart | urgents non servis | écart % | sort |",
-        "|" + "---|" * 20,
+        "meilleure époque | val policy | val value | val_total | s jusqu'au défaut |",
+        "|" + "---|" * 13,
     ]
     for row in rows:
         o = row["options"]
         head = (
-            f"| {row['name']} | {row['phase']} | {o['batch_size']} | {o['learning_rate']:.3g} | "
-            f"{o['w_policy']:g}/{o['w_value']:g} |"
+            f"| {row['name']} | {row['phase']} | {o['batch_size']} | {_n(o['learning_rate'], 4)} | "
+            f"{_n(o['w_policy'], 2)}/{_n(o['w_value'], 2)} |"
         )
         if row["state"] != "done":
-            lines.append(f"{head}{' – |' * 14} {row['why']} |")
+            lines.append(f"{head}{' – |' * 8}")
             continue
-        fit, found = row["fit"], row.get("differences", {})
+        fit = row["fit"]
         cells = [
-            _n(fit["epoch_cpu_seconds"], 3),
+            _n(fit["epoch_cpu_seconds"], 2),
             _n(fit["samples_per_s"], 0),
             _n(row.get("speed"), 2),
             f"{fit['best_epoch']}/{fit['epochs']}",
@@ -131,13 +133,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _n(fit["val"]["value"], 4),
             _n(fit["val_total"], 4),
             _n(row.get("seconds_to_default"), 1),
-            _n(row["kpis"]["reward"], 1),
-            _interval(found.get("reward")),
-            _n(row["kpis"]["on_time_pct"], 2),
-            _interval(found.get("on_time")),
-            _n(row["unserved_urgent"], 2),
-            _interval(found.get("unserved_urgent")),
-            row["why"],
         ]
         lines.append(f"{head} {' | '.join(cells)} |")
     return [
@@ -145,8 +140,50 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "s/époque : temps processeur médian d'une passe d'entraînement, une passe d'échauffement "
         "non comptée ; il dépend de ce qui tourne à côté. × défaut : passes mesurées à tour de "
-        "rôle dans la phase A, médiane des rapports. États/s : à l'horloge. Écarts appariés par "
-        "jour contre le défaut, intervalle à 95 %.",
+        "rôle dans la phase A, médiane des rapports. États/s : à l'horloge.",
+        "",
+        *_judged(rows),
+    ]
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| configuration | récompense/jour | écart, % | à l'heure, % | écart, points | urgents non "
+        "servis/jour | écart, % des courses dues | sort |",
+        "|" + "---|" * 8,
+    ]
+    for row in rows:
+        if row["state"] != "done":
+            lines.append(f"| {row['name']} |{' – |' * 6} {row['why']} |")
+            continue
+        found = row.get("differences", {})
+        cells = [
+            _n(row["kpis"]["reward"], 1),
+            _interval(found.get("reward")),
+            _n(row["kpis"]["on_time_pct"], 1),
+            _interval(found.get("on_time")),
+            _n(row["unserved_urgent"], 2),
+            _interval(found.get("unserved_urgent")),
+            row["why"],
+        ]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        "Écarts appariés par jour contre le défaut (phase C : le défaut de la même graine), "
+        "intervalle à 95 %.",
+        "",
+    ]
+
+
+def _loader(found: Mapping[str, float]) -> list[str]:
+    if not found:
+        return []
+    told = {PREPARED: "préparées une fois, en mémoire", THREADS: "de même, tous les processeurs"}
+    ways = [f"{told[way]} : {_n(ratio, 2)} ×" for way, ratio in found.items() if way in told]
+    return [
+        "Une passe, contre la boucle qui calcule les caractéristiques à chaque lot (à tour de "
+        f"rôle, à l'horloge, médiane des rapports) : {' ; '.join(ways)}.",
         "",
     ]
 
@@ -173,7 +210,7 @@ def _backends(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ratios = {int(batch): ratio for batch, ratio in row["speedup"].items()}
         lines.append(
             f"| {name} | {'tenue' if row['passes'] else 'non tenue'} | "
-            f"{row['max_difference']:.1e} | {_n(100 * row['agreement'], 2)} % | "
+            f"{_g(row['max_difference'])} | {_n(100 * row['agreement'], 2)} % | "
             f"{_n(row['decide_ms'][0], 2)} / {_n(row['decide_ms'][1], 2)} | "
             f"{_n(times[1], 0)} | {_n(times[8], 0)} | {_n(times[64], 0)} | {_n(ratios[1], 1)} |"
         )
@@ -207,6 +244,10 @@ def _n(value: float | None, digits: int) -> str:
     if value is None:
         return "–"
     return f"{value:,.{digits}f}".replace(",", "\u202f").replace(".", ",")
+
+
+def _g(value: float) -> str:
+    return f"{value:.3g}".replace(".", ",")
 
 
 def _interval(shown: Mapping[str, float] | None) -> str:

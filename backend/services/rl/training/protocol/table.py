@@ -28,6 +28,7 @@ def document(bench: Bench, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "rules": [asdict(rule) for rule in (SPEED, *VERDICT)],
         "rows": [_row(outcome, r, default) for r in results],
         "chosen": outcome.chosen,
+        "loader": outcome.loader,
         "winner": outcome.winner,
         "backends": [asdict(row) for row in outcome.backends],
         "findings": [finding.document() for finding in outcome.verdict],

@@ -2,12 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from services.rl.errors import TrainingError
 from services.rl.training.protocol import fit as room
+from services.rl.training.protocol.dataset import raw_and_prepared
 from services.rl.training.protocol.fit import FitOptions, fit, judged, losses, scaled_rate
+from services.rl.training.protocol.throughput import (
+    LOOP,
+    PREPARED,
+    THREADS,
+    States,
+    epoch_seconds,
+    loop_losses,
+)
 
 QUICK = FitOptions(batch_size=64, epochs=4, learning_rate=3e-3)
 
@@ -121,3 +131,27 @@ def test_passes_take_turns_and_the_first_is_not_counted(order, engine, data, mon
     found = room.side_by_side(lambda: order.network(engine, 0), data.train, both, 0.1, turns=3)
     assert turns == [64, 128] * 4
     assert {name: len(seconds) for name, seconds in found.items()} == {"a": 3, "b": 3}
+
+
+def test_the_loop_that_prepares_nothing_has_the_same_losses(order, engine):
+    shown, returns, part = raw_and_prepared(order, 2)
+    network = order.network(engine, 0)
+    rows = np.arange(0, len(shown), 7)
+    with torch.no_grad():
+        expected = loop_losses(network, shown, returns, rows, 0.1)
+        found = losses(network, part.batch(torch.from_numpy(rows)), 0.1)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_ways_to_load_take_turns_and_leave_the_threads_as_they_were(order, engine):
+    states = States(*raw_and_prepared(order, 1))
+    before = torch.get_num_threads()
+    found = epoch_seconds(
+        lambda: order.network(engine, 0), states, FitOptions(batch_size=64), 0.1, threads=2, turns=2
+    )
+    assert {way: len(seconds) for way, seconds in found.items()} == {
+        LOOP: 2,
+        PREPARED: 2,
+        THREADS: 2,
+    }
+    assert torch.get_num_threads() == before

@@ -49,6 +49,9 @@ class Told:
             "parity": {"relative": 0.0, "same_decisions": 1.0},
         }  # fmt: skip
 
+    def loader(self, *_):
+        return {}
+
     def speeds(self, configurations, _say):
         return {n: 1.0 / self.numbers.get(n, (1.0,))[0] for n in configurations}
 
