@@ -91,13 +91,17 @@ def _parallel(done: list[dict[str, Any]]) -> Figure:
     scales = [_scale([t["params"][n] for t in done]) for n in names]
     for t, rank in sorted(zip(done, ranks, strict=True), key=lambda pair: pair[1]):
         y = [scale[0](t["params"][n]) for n, scale in zip(names, scales, strict=True)]
-        color = RED if t["default"] else BLUE
-        axes.plot(range(len(names)), y, color=color, alpha=0.1 + 0.8 * float(rank), linewidth=1.4)
+        color, line = (RED, "--") if t["default"] else (BLUE, "-")
+        alpha = 0.9 if t["default"] else 0.1 + 0.8 * float(rank)
+        axes.plot(range(len(names)), y, line, color=color, alpha=alpha, linewidth=1.4)
     for i, (_, ends) in enumerate(scales):
         for place, text in ends:
             axes.annotate(text, (i, place), fontsize=6, color="#333333", ha="center", bbox=_PAPER)
     axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=30, ha="right")
     axes.set_yticks([])
+    axes.plot([], [], "-", color=BLUE, label="essai, plus foncé = meilleur")
+    axes.plot([], [], "--", color=RED, label="défaut")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -115,8 +119,12 @@ def _scale(values: list[Any]) -> tuple[Any, list[tuple[float, str]]]:
         return math.log(v) if log else float(v)
 
     low, high = bent(min(values)), bent(max(values))
-    ends = [(0.0, f"{min(values):.3g}"), (1.0, f"{max(values):.3g}")]
+    ends = [(0.0, _written(min(values))), (1.0, _written(max(values)))]
     return (lambda v: (bent(v) - low) / (high - low)), ends
+
+
+def _written(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _short(name: str) -> str:
