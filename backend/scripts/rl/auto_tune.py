@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     from services.rl.training.tuning.storage import close
-    from services.rl.training.tuning.study import open_study
+    from services.rl.training.tuning.study import RUNS, open_study
     from services.rl.training.tuning.worker import ORDER, work, work_together
 
     order = _order(arguments)
@@ -123,6 +123,7 @@ def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
             order.setup(), storage, resume=arguments.resume, other_code=arguments.other_code
         )
         study.set_user_attr(ORDER, order.document())
+        study.set_user_attr(RUNS, [*study.user_attrs.get(RUNS, []), provenance()])
         tell = _Teller(study, arguments.quiet)
         try:
             if arguments.workers == 1:
@@ -314,7 +315,7 @@ def _confirm(argv: Sequence[str]) -> int:
             transfer=None if arguments.transfer is None else load_scenario(arguments.transfer),
             workers=arguments.workers,
         )
-        document = confirm(study, order, plan, _printer(arguments.quiet))
+        document = confirm(study, order, plan, _printer(arguments.quiet), provenance())
         folder = folder_of(order.name)
         write_report(study, folder, document)
     finally:

@@ -90,6 +90,7 @@ def confirm(
     order: Order,
     plan: ConfirmPlan,
     on_message: Callable[[str], None] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train, choose, compare; trainings that are finished are not repeated.
 
@@ -98,6 +99,7 @@ def confirm(
         order: The study's.
         plan: How much.
         on_message: Told what is going on.
+        provenance: Command, commit and machine, for the document.
 
     Returns:
         The document that is also written to ``results/<study>/confirmed.json``; the winner's
@@ -160,6 +162,7 @@ def confirm(
         "winner": winner,
         "test": _comparison(tables[winner], tables[DEFAULT]),
         "transfer": _transfer(full.plays_as, plan, pair, folders),
+        "provenance": dict(provenance or {}),
     }
     folder = folder_of(order.name)
     write_document(folder / WINNER_FILE, full.document(candidates[winner]))

@@ -18,6 +18,7 @@ from .study import (
     KPIS_ATTR,
     PER_DAY,
     REASON,
+    RUNS,
     STARTUP_TRIALS,
     STEPS,
     complete_trials,
@@ -155,6 +156,7 @@ def markdown(document: Mapping[str, Any], pictures: Sequence[str]) -> str:
         lines += ["## Figures", "", *[f"![{name}]({name})" for name in pictures], ""]
     marks = ("scenario_hash", "space_hash", "budget_hash", "code_hash")
     lines += ["## Empreintes", "", *[f"- {name} : `{d[name]}`" for name in marks], ""]
+    lines += _provenance(d)
     return "\n".join(lines)
 
 
@@ -269,6 +271,19 @@ def _failures(d: Mapping[str, Any]) -> list[str]:
         return []
     rows = [f"- essai {t['number']} : {t['reason']}" for t in failed]
     return ["## Essais en échec", "", *rows, ""]
+
+
+def _provenance(d: Mapping[str, Any]) -> list[str]:
+    runs = [*d.get(RUNS, [])]
+    if d["confirmed"] is not None:
+        runs.append(d["confirmed"].get("provenance", {}))
+    told = [f"- `{run['command']}`, commit `{run['commit']}`" for run in runs if run]
+    seeds = [f"- graine des tirages et des essais : {d['sampler_seed']}"]
+    if d["confirmed"] is not None:
+        plan = d["confirmed"]["plan"]
+        last = plan["first_seed"] + plan["seeds"] - 1
+        seeds.append(f"- graines de la confirmation : {plan['first_seed']} à {last}")
+    return ["## Provenance", "", *told, *seeds, ""]
 
 
 def _params(params: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ _BEARING: Final = (
 DEFAULT_TRIAL: Final = "default"  # user attribute of the trial that plays the defaults
 REASON: Final = "reason"  # user attribute of a trial that failed: why
 STEPS: Final = "steps"
+RUNS: Final = "runs"  # study attribute: command, commit and machine of every run
 _BEGUN: Final = "begun"
 KPIS_ATTR: Final = "kpis"
 PER_DAY: Final = "per_day"
