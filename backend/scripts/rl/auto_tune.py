@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from scripts.rl.command import (
     provenance,
     run,
     seed_number,
+    without_secrets,
     write_json,
 )
 from services.rl.errors import UsageError
@@ -122,7 +124,8 @@ def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
         study = open_study(
             order.setup(), storage, resume=arguments.resume, other_code=arguments.other_code
         )
-        study.set_user_attr(ORDER, order.document())
+        if ORDER not in study.user_attrs:  # of who began it: another host's paths are its own
+            study.set_user_attr(ORDER, order.document())
         study.set_user_attr(RUNS, [*study.user_attrs.get(RUNS, []), provenance()])
         tell = _Teller(study, arguments.quiet)
         try:
@@ -133,7 +136,7 @@ def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
         except KeyboardInterrupt:
             tell(at_once=True)
             _conclude(study, order, arguments)
-            words = [w for w in given if w != "--resume"]
+            words = [w for w in without_secrets(given) if w != "--resume"]
             print(
                 "interrupted; the best so far is written: go on with "
                 + shlex.join(["auto_tune.py", *words, "--resume"]),
@@ -241,7 +244,7 @@ def _conclude(study: "optuna.Study", order: "Order", arguments: argparse.Namespa
     from services.rl.training.tuning.worker import folder_of, summary
 
     folder = folder_of(order.name)
-    write_report(study, folder, _confirmed(folder))
+    write_report(study, folder, _confirmed(study, folder))
     write_hparams(study)
     best = best_trials(study, 1)
     if best:
@@ -260,24 +263,30 @@ def _conclude(study: "optuna.Study", order: "Order", arguments: argparse.Namespa
             print(f"prove it: auto_tune.py confirm --study {order.name}")
 
 
-def _confirmed(folder: Path) -> dict[str, Any] | None:
-    from services.rl.training.tuning.confirm import CONFIRMED_FILE
+def _confirmed(study: "optuna.Study", folder: Path) -> dict[str, Any] | None:
+    """The study's confirmation; None if there is none, or it is of another study of the name."""
+    from services.rl.training.tuning.confirm import CONFIRMED_FILE, study_marks
 
     path = folder / CONFIRMED_FILE
     if not path.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    return found
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whose = found["marks"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read, or is no confirmation: {error}") from error
+    if whose != study_marks(study):
+        print(f"{path} confirms another study of this name: it is left out", file=sys.stderr)
+        return None
+    confirmed: dict[str, Any] = found
+    return confirmed
 
 
 # --- commands on studies -----------------------------------------------------------------------
 
 
 def _confirm(argv: Sequence[str]) -> int:
-    """Retrain the best, choose, compare with the default on test days."""
+    """Retrain the best, choose one, compare it with the default on test days."""
     from services.rl.training.tuning.confirm import ConfirmPlan, confirm
     from services.rl.training.tuning.report import write_report
     from services.rl.training.tuning.storage import close, open_storage
@@ -298,6 +307,7 @@ def _confirm(argv: Sequence[str]) -> int:
     parser.add_argument("--choice-days", type=positive_int, default=200)
     parser.add_argument("--test-days", type=positive_int, default=200)
     parser.add_argument("--transfer", help="another scenario to play both on, as they are")
+    parser.add_argument("--data-dir", help="folder of real trips (default the study's)")
     parser.add_argument("--workers", type=positive_int, default=1)
     arguments = parser.parse_args(argv)
     make_folder(arguments.json and arguments.json.parent)
@@ -305,6 +315,8 @@ def _confirm(argv: Sequence[str]) -> int:
     try:
         study = existing_study(arguments.study, storage)
         order = order_of(study, arguments.storage)
+        if arguments.data_dir is not None:
+            order = replace(order, data_dir=arguments.data_dir)
         plan = ConfirmPlan(
             top=arguments.top,
             seeds=arguments.seeds,
@@ -326,12 +338,14 @@ def _confirm(argv: Sequence[str]) -> int:
         test = document["test"]
         reward = test["kpis"]["reward"]
         low, high = reward["difference"]["ci95"]
-        verdict = "a gain" if test["claimed"] else "no gain that can be claimed"
+        verdict = "a gain" if test["claimed"] else "no gain that can be claimed: the default stays"
         print(
-            f"{document['winner']} on test days: {reward['winner']:.1f} against "
+            f"{document['candidate']} on test days: {reward['winner']:.1f} against "
             f"{reward['default']:.1f}, difference {low:+.1f} to {high:+.1f}: {verdict}"
         )
-        print(f"train_dqn.py --config {folder / 'winner.json'} takes it; report in {folder}")
+        if test["worse"]:
+            print(f"worse for patients: {', '.join(test['worse'])}")
+        print(f"report in {folder}; train {document['winner']} so: {document['train']}")
     return SUCCESS
 
 
@@ -353,7 +367,7 @@ def _report(argv: Sequence[str]) -> int:
     storage = open_storage(arguments.storage)
     try:
         study = existing_study(arguments.study, storage)
-        confirmed = _confirmed(folder_of(arguments.study))
+        confirmed = _confirmed(study, folder_of(arguments.study))
         files = write_report(study, arguments.out or folder_of(arguments.study), confirmed)
         write_hparams(study)
         if arguments.json is not None:

@@ -6,6 +6,7 @@ as ``python scripts/rl/x.py`` or ``python backend/scripts/rl/x.py``.
 """
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -22,6 +23,12 @@ from services.rl.errors import AtmrError, UsageError
 SUCCESS, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 _SECRET = ("--database-url", "--storage")
+
+_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
+    errno.ENOTDIR, errno.EISDIR, errno.EIO,
+)  # fmt: skip
+"""A full, read-only, foreign or broken place: a person's to mend, no fault of ours to trace."""
 
 T = TypeVar("T")
 
@@ -72,6 +79,12 @@ def exit_code(
         # The reader (`| head`) has gone; keep the interpreter's last flush quiet as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SUCCESS
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        return FAILED
 
 
 def run(
@@ -159,7 +172,7 @@ def write_json(path: Path, payload: Any) -> None:
 def provenance() -> dict[str, Any]:
     """Which command, code and machine made a result: for the head of every JSON file."""
     return {
-        "command": " ".join(_without_secrets(sys.argv)),
+        "command": " ".join(without_secrets(sys.argv)),
         "commit": _commit(),
         "machine": {
             "cpus": os.cpu_count(),
@@ -170,7 +183,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _without_secrets(arguments: Sequence[str]) -> list[str]:
+def without_secrets(arguments: Sequence[str]) -> list[str]:
     """The command line with the values of `_SECRET` options left out: they may hold a password."""
     shown = list(arguments)
     for i, argument in enumerate(shown):

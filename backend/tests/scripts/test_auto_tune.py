@@ -1,6 +1,7 @@
 """`auto_tune.py`: what it leaves and says, and what it refuses in one sentence."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -61,9 +62,8 @@ def test_a_network_is_tuned_confirmed_on_test_days_and_trained_as_the_winner(
     ci = confirmed["test"]["kpis"]["reward"]["difference"]["ci95"]
     assert confirmed["test"]["claimed"] == (ci[0] > 0)
     assert "Jours de test" in (folder / "report.md").read_text()
-    winner = ["--config", str(folder / "winner.json"), "--policy", "dqn_matching"]
-    again = ["--scenario", "geneva_small", "--timesteps", "100", "--name", "w", "--quiet"]
-    assert exit_code(train_dqn, [*winner, *again, "--no-sanity-checks"]) == 0
+    command = [*shlex.split(confirmed["train"])[1:], "--name", "w", "--quiet"]
+    assert exit_code(train_dqn, [*command, "--no-sanity-checks"]) == 0
     config = json.loads((atmr_home / "results/w/training_config.json").read_text())["config"]
     won = next(c for c in confirmed["candidates"] if c["name"] == confirmed["winner"])
     for name, value in won["values"].items():

@@ -1,52 +1,53 @@
 """Screening finds candidates; only this may claim a gain.
 
 The best K configurations of a study and the default are trained at a full budget with several
-fresh seeds each. The winner is chosen on validation days that the study did not play; it alone is
-then compared with the default on test days, so that nothing is chosen by them. Seeds and days both
-vary: the interval takes both as random (crossed effects).
+fresh seeds each. One candidate is chosen on validation days that the study did not play; it alone
+is then compared with the default on test days, so that nothing is chosen by them. Seeds and days
+both vary: the interval takes both as random (crossed effects).
 """
 
-import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from itertools import permutations
-from math import factorial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import optuna
-from scipy import stats
 
 from services.rl.data.sources import open_source
-from services.rl.errors import UsageError
+from services.rl.errors import AtmrError, TrainingError, UsageError
 from services.rl.evaluation.evaluation import day_book
 from services.rl.evaluation.paired import Estimate
 from services.rl.evaluation.runner import DayBook, evaluate_policy
-from services.rl.simulation.kpis import KPIS
-from services.rl.simulation.scenarios import Scenario, Split
+from services.rl.simulation.days import DaySource
+from services.rl.simulation.kpis import HIGHER_IS_BETTER, KPIS
+from services.rl.simulation.scenarios import Scenario, Split, load_scenario
 from services.rl.simulation.types import FloatArray
 
 from ..evolution_run import write_document
+from .crossed import crossed_difference, crossed_gain, rank_correlation
+from .objective import MOST_DAYS
 from .search_space import document_sha256
-from .study import best_trials, code_sha256, default_trial
+from .study import best_trials, default_trial, standing
+from .trainings import Job, train_all
 from .worker import Order, folder_of
 
 FEWEST_SEEDS: Final = 3
 FIRST_SEED: Final = 1_000
 """Of a confirmation: the study trained with small ones."""
-FIRST_DAY: Final = 10_000
-"""Validation days from this one on choose the winner; a study plays the first few dozen."""
 COMPARED: Final = (
     "reward", "on_time_pct", "completion_pct", "unserved", "unserved_p4", "unserved_p5",
     "wait_mean_min", "wait_p95_min", "deadhead_km_per_trip",
 )  # fmt: skip
+PATIENTS: Final = tuple(kpi for kpi in COMPARED if kpi not in ("reward", "deadhead_km_per_trip"))
+"""Numbers that patients feel: a gain in reward that makes one of them worse is said to."""
 DEFAULT: Final = "default"
 CONFIRMED_FILE: Final = "confirmed.json"
+CANDIDATE_FILE: Final = "candidate.json"
 WINNER_FILE: Final = "winner.json"
-_EXACT = 7  # candidates up to which every order is counted
+MARKS: Final = ("id", "policy", "scenario_hash", "space_hash", "budget_hash")
+"""Study attributes that tell it from another of its name."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class ConfirmPlan:
         seeds: Trainings of each.
         mode: Their budget.
         steps: See `objective_of`; None: the mode's own.
-        choice_days: Fresh validation days that choose the winner.
+        choice_days: Fresh validation days that choose a candidate.
         test_days: Test days that compare it with the default.
-        transfer: Name of another scenario on which both are played as they are.
+        transfer: Another scenario on which both are played as they are.
         workers: Trainings at once.
     """
 
@@ -73,16 +74,27 @@ class ConfirmPlan:
     transfer: Scenario | None = None
     workers: int = 1
 
+    def checked(self, order: Order) -> "ConfirmPlan":
+        """Itself, before anything is trained.
 
-@dataclass(frozen=True)
-class _Job:
-    """One training, as processes hand it to each other."""
-
-    order: Order
-    plan: ConfirmPlan
-    candidate: str
-    values: dict[str, Any]
-    seed: int
+        Raises:
+            UsageError: If there is too little to say anything, or the transfer cannot be played.
+            DataError: If its real days are missing.
+        """
+        if self.seeds < FEWEST_SEEDS:
+            raise UsageError(f"--seeds {self.seeds}: a confirmation needs at least {FEWEST_SEEDS}")
+        for name, days in (("choice", self.choice_days), ("test", self.test_days)):
+            if days < 2:
+                raise UsageError(f"--{name}-days {days}: there is no interval from fewer than two")
+        if self.transfer is not None:
+            open_source(self.transfer, order.data_dir)
+            fleets = [s.fleet.num_drivers for s in (self.transfer, order.scenario)]
+            if order.policy == "qnetwork" and fleets[0] != fleets[1]:
+                raise UsageError(
+                    f"--transfer {self.transfer.name}: it has {fleets[0]} drivers, and the flat "
+                    f"network is made for {fleets[1]}"
+                )
+        return self
 
 
 def confirm(
@@ -102,15 +114,16 @@ def confirm(
         provenance: Command, commit and machine, for the document.
 
     Returns:
-        The document that is also written to ``results/<study>/confirmed.json``; the winner's
-        configuration is in ``winner.json`` beside it, for ``train_dqn.py --config``.
+        The document that is also written to ``results/<study>/confirmed.json``. Beside it, for
+        ``train_dqn.py --config``, stand ``candidate.json``, what was chosen, and ``winner.json``,
+        the same if its gain is confirmed, else the default.
 
     Raises:
-        UsageError: If there are too few seeds or trials.
+        UsageError: If there are too few seeds, days or trials, or the transfer cannot be played.
+        TrainingError: If the default, or every candidate, cannot be trained.
     """
     say = on_message or (lambda _: None)
-    if plan.seeds < FEWEST_SEEDS:
-        raise UsageError(f"--seeds {plan.seeds}: a confirmation needs at least {FEWEST_SEEDS}")
+    plan.checked(order)
     best = best_trials(study, plan.top)
     if not best:
         raise UsageError(
@@ -122,22 +135,22 @@ def confirm(
     candidates = {DEFAULT: {p.name: fields[p.name] for p in order.space.parameters}}
     screened = {f"trial_{t.number:04d}": t for t in best}
     candidates |= {name: order.space.fields(t.params) for name, t in screened.items()}
-    folders = _train_all(order, plan, candidates, say)
     source = open_source(order.scenario, order.data_dir)
-    first = 0 if source else FIRST_DAY
-    choice = day_book(
-        order.scenario, source, Split.VALIDATION, None if source else plan.choice_days, first
-    )
-    chosen_by = {name: _played(full.plays_as, choice, folders[name]) for name in candidates}
+    models, failed = _trained(order, plan, candidates, source, say)
+    choice, fresh = _choice_book(order, plan, source)
+    chosen_by = {name: _played(full.plays_as, choice, models[name]) for name in models}
     means = {name: float(t["reward"].mean()) for name, t in chosen_by.items()}
-    winner = max((n for n in candidates if n != DEFAULT), key=lambda n: means[n])
-    say(f"chosen on fresh validation days: {winner} ({means[winner]:.1f}, default "
-        f"{means[DEFAULT]:.1f})")  # fmt: skip
+    chosen = max((n for n in means if n != DEFAULT), key=lambda n: means[n])
+    say(f"chosen on {'fresh ' if fresh else ''}validation days: {chosen} ({means[chosen]:.1f}, "
+        f"default {means[DEFAULT]:.1f})")  # fmt: skip
     test = day_book(order.scenario, source, Split.TEST, None if source else plan.test_days)
-    pair = (winner, DEFAULT)
-    tables = {name: _played(full.plays_as, test, folders[name]) for name in pair}
+    pair = (chosen, DEFAULT)
+    tables = {name: _played(full.plays_as, test, models[name]) for name in pair}
+    found = _comparison(tables[chosen], tables[DEFAULT])
     document = {
         "study": study.study_name,
+        "marks": study_marks(study),
+        "trials": standing(study).finished,
         "policy": full.policy,
         "scenario": order.scenario.name,
         "scenario_hash": order.scenario.sha256,
@@ -145,6 +158,7 @@ def confirm(
         "plan": {
             **{k: v for k, v in asdict(plan).items() if k not in ("transfer", "workers")},
             "first_seed": FIRST_SEED,
+            "fresh_choice_days": fresh,
             "choice_days": [choice.labels[0], choice.labels[-1], len(choice)],
             "test_days": [test.labels[0], test.labels[-1], len(test)],
         },
@@ -153,86 +167,94 @@ def confirm(
                 "name": name,
                 "values": candidates[name],
                 "screening": _screening(study, screened.get(name)),
-                "full_budget": means[name],
-                "by_seed": chosen_by[name]["reward"].mean(axis=1).tolist(),
+                "full_budget": means.get(name),
+                "by_seed": chosen_by[name]["reward"].mean(axis=1).tolist() if name in means else [],
+                "failed": failed.get(name),
             }
             for name in candidates
         ],
-        "rank_correlation": _ranks(study, screened, means),
-        "winner": winner,
-        "test": _comparison(tables[winner], tables[DEFAULT]),
-        "transfer": _transfer(full.plays_as, plan, pair, folders),
+        "rank_correlation": _ranks(study, order, candidates, screened, means),
+        "candidate": chosen,
+        "winner": chosen if found["claimed"] else DEFAULT,
+        "test": found,
+        "transfer": None,
         "provenance": dict(provenance or {}),
     }
     folder = folder_of(order.name)
-    write_document(folder / WINNER_FILE, full.document(candidates[winner]))
-    write_document(folder / CONFIRMED_FILE, document)
+    write_document(folder / CANDIDATE_FILE, full.document(candidates[chosen]))
+    write_document(folder / WINNER_FILE, full.document(candidates[str(document["winner"])]))
+    document["train"] = training_command(order, plan, folder / WINNER_FILE)
+    write_document(folder / CONFIRMED_FILE, document)  # before the transfer, which may yet fail
+    if plan.transfer is not None:
+        document["transfer"] = _transfer(full.plays_as, order, plan, pair, models)
+        write_document(folder / CONFIRMED_FILE, document)
     return document
 
 
-# --- training --------------------------------------------------------------------------------
+def study_marks(study: optuna.Study) -> dict[str, Any]:
+    """What tells a study from another of its name."""
+    return {name: study.user_attrs.get(name) for name in MARKS}
 
 
-def _train_all(
-    order: Order,
-    plan: ConfirmPlan,
-    candidates: Mapping[str, dict[str, Any]],
-    say: Callable[[str], None],
-) -> dict[str, list[Path]]:
-    """Folders of the best models, by candidate and seed."""
-    jobs = [
-        _Job(order, plan, name, values, FIRST_SEED + s)
-        for s in range(plan.seeds)
-        for name, values in candidates.items()
-    ]
-    left = [job for job in jobs if not _is_done(job)]
-    say(f"{len(jobs)} trainings, {len(jobs) - len(left)} of them done before")
-    if plan.workers <= 1 or len(left) <= 1:
-        for job in left:
-            say(_train(job))
-    else:
-        pool = ProcessPoolExecutor(plan.workers, mp_context=get_context("spawn"))
-        with pool:
-            futures = [pool.submit(_train, job) for job in left]
-            try:
-                for future in as_completed(futures):
-                    say(future.result())
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-    return {
-        name: [_folder(job) / "checkpoints" / "best" for job in jobs if job.candidate == name]
-        for name in candidates
-    }
-
-
-def _train(job: _Job) -> str:
-    """One training; returns what was done."""
-    order = replace(job.order, mode=job.plan.mode, steps=job.plan.steps)
-    folder = _folder(job)
-    order.setup().objective.train(job.values, job.seed, folder)
-    write_document(folder / "done.json", {"job": _mark(job)})
-    return f"{job.candidate}, seed {job.seed}: trained"
-
-
-def _folder(job: _Job) -> Path:
-    return folder_of(job.order.name) / "confirm" / f"{job.candidate}-seed_{job.seed}"
-
-
-def _is_done(job: _Job) -> bool:
+def training_command(order: Order, plan: ConfirmPlan, config: Path) -> str:
+    """The command that trains a configuration as the confirmation did."""
     try:
-        done = json.loads((_folder(job) / "done.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(done.get("job") == _mark(job))
+        scenario = order.scenario.name
+        same = load_scenario(scenario).sha256 == order.scenario.sha256
+    except AtmrError:
+        same = False
+    if not same:  # resized, or a file: kept beside the configuration
+        scenario = str(config.parent / "scenario.yaml")
+        write_document(Path(scenario), order.scenario.model_dump(mode="json"))
+    policy = "planner" if order.policy == "planner" else "dqn_matching"
+    words = ["train_dqn.py", "--mode", plan.mode, "--policy", policy, "--scenario", scenario]
+    if plan.steps is not None:
+        words += ["--generations" if policy == "planner" else "--timesteps", str(plan.steps)]
+    if order.data_dir is not None:
+        words += ["--data-dir", order.data_dir]
+    return shlex.join([*words, "--config", str(config)])
 
 
-def _mark(job: _Job) -> str:
-    """What the training was: another budget or code makes it another."""
-    objective = replace(job.order, mode=job.plan.mode, steps=job.plan.steps).setup().objective
-    return document_sha256(
-        [objective.identity(), objective.document(job.values), job.seed, code_sha256()]
-    )
+# --- training and choosing -----------------------------------------------------------------------
+
+
+def _trained(
+    order: Order, plan: ConfirmPlan, candidates: Mapping[str, dict[str, Any]],
+    source: DaySource | None, say: Callable[[str], None],
+) -> tuple[dict[str, list[Path]], dict[str, str]]:  # fmt: skip
+    """Best models by candidate, one per seed; and why a candidate has none."""
+    days = ""
+    if source is not None:
+        days = document_sha256([list(source.labels(s)) for s in (Split.TRAIN, Split.VALIDATION)])
+    jobs = {
+        name: [
+            Job(order, plan.mode, plan.steps, name, values, FIRST_SEED + s, days)
+            for s in range(plan.seeds)
+        ]
+        for name, values in candidates.items()
+    }
+    # By seeds: an early stop leaves every candidate some.
+    turns = [jobs[name][s] for s in range(plan.seeds) for name in jobs]
+    reasons = train_all(turns, plan.workers, say)
+    failed = {name: f"seed {seed}: {reason}" for (name, seed), reason in reasons.items()}
+    if DEFAULT in failed:
+        raise TrainingError(f"the default cannot be trained: {failed[DEFAULT]}")
+    models = {name: [j.model for j in jobs[name]] for name in jobs if name not in failed}
+    if len(models) < 2:
+        raise TrainingError(f"no candidate can be trained: {next(iter(failed.values()))}")
+    return models, failed
+
+
+def _choice_book(order: Order, plan: ConfirmPlan, source: DaySource | None) -> tuple[DayBook, bool]:
+    """Days that choose, and whether the study left them alone.
+
+    Real validation days are few: where the study has judged by all of them, they choose again.
+    """
+    if source is None:
+        return day_book(order.scenario, None, Split.VALIDATION, plan.choice_days, MOST_DAYS), True
+    fresh = len(source.labels(Split.VALIDATION)) - order.days >= 2
+    offset = order.days if fresh else 0
+    return day_book(order.scenario, source, Split.VALIDATION, None, offset), fresh
 
 
 # --- playing ---------------------------------------------------------------------------------
@@ -247,13 +269,14 @@ def _played(
 
 
 def _transfer(
-    policy: str, plan: ConfirmPlan, pair: tuple[str, str], folders: Mapping[str, list[Path]]
-) -> dict[str, Any] | None:
-    if plan.transfer is None:
-        return None
-    book = day_book(plan.transfer, open_source(plan.transfer), Split.TEST, plan.test_days)
+    policy: str, order: Order, plan: ConfirmPlan, pair: tuple[str, str],
+    models: Mapping[str, list[Path]],
+) -> dict[str, Any]:  # fmt: skip
+    assert plan.transfer is not None
+    source = open_source(plan.transfer, order.data_dir)
+    book = day_book(plan.transfer, source, Split.TEST, None if source else plan.test_days)
     winner, default = (
-        _played(policy, book, folders[name], transfer=policy == "planner") for name in pair
+        _played(policy, book, models[name], transfer=policy == "planner") for name in pair
     )
     return {
         "scenario": plan.transfer.name,
@@ -263,19 +286,29 @@ def _transfer(
 
 
 def _comparison(a: Mapping[str, FloatArray], b: Mapping[str, FloatArray]) -> dict[str, Any]:
-    gain = crossed_gain(a["reward"], b["reward"])
+    differences = {kpi: crossed_difference(a[kpi], b[kpi]) for kpi in COMPARED}
     return {
-        "gain_pct": _shown(gain),
-        "claimed": bool(crossed_difference(a["reward"], b["reward"]).low > 0),
+        "gain_pct": _shown(crossed_gain(a["reward"], b["reward"])),
+        "claimed": bool(differences["reward"].low > 0),
+        "worse": [kpi for kpi in PATIENTS if _is_worse(kpi, differences[kpi])],
         "kpis": {
             kpi: {
-                "winner": float(a[kpi].mean()),
-                "default": float(b[kpi].mean()),
-                "difference": _shown(crossed_difference(a[kpi], b[kpi])),
+                "winner": _known(a[kpi].mean()),
+                "default": _known(b[kpi].mean()),
+                "difference": _shown(differences[kpi]),
             }
             for kpi in COMPARED
         },
     }
+
+
+def _is_worse(kpi: str, difference: Estimate) -> bool:
+    """Whether the whole interval lies on the bad side."""
+    return bool(difference.high < 0 if kpi in HIGHER_IS_BETTER else difference.low > 0)
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _shown(value: Estimate) -> dict[str, Any]:
@@ -286,68 +319,6 @@ def _shown(value: Estimate) -> dict[str, Any]:
     }
 
 
-# --- statistics ------------------------------------------------------------------------------
-
-
-def crossed_difference(a: FloatArray, b: FloatArray) -> Estimate:
-    """Mean of ``a - b`` with the interval for other seeds *and* other days.
-
-    Args:
-        a: ``(S, D)`` by seed and day.
-        b: The same seeds' and days'.
-
-    The variance of the mean of crossed random effects is (MS_seeds + MS_days - MS_rest) / SD.
-    Seeds are few: what they show is never diminished, and the degrees of freedom are theirs, S - 1.
-    Satterthwaite's (1946), estimated from three or four seeds, covered too little (92.9 % of 800).
-    """
-    difference = np.asarray(a, float) - np.asarray(b, float)
-    seeds, days = difference.shape
-    mean = float(difference.mean())
-    if seeds < 2 or days < 2:
-        return Estimate(mean, float("inf"))
-    by_seed, by_day = difference.mean(axis=1), difference.mean(axis=0)
-    of_seeds = days * float(by_seed.var(ddof=1))
-    of_days = seeds * float(by_day.var(ddof=1))
-    rest = difference - by_seed[:, None] - by_day[None] + mean
-    of_rest = float((rest**2).sum()) / ((seeds - 1) * (days - 1))
-    more = max(0.0, of_days - of_rest)  # what days add to what seeds show already
-    squares = max(of_seeds + more, of_days)
-    half = float(stats.t.ppf(0.975, seeds - 1)) * float(np.sqrt(squares / (seeds * days)))
-    return Estimate(mean, half)
-
-
-def crossed_gain(a: FloatArray, b: FloatArray) -> Estimate:
-    """How much more ``a`` is than ``b``, in percent of the mean of ``b``; see `crossed_difference`.
-
-    By the delta method for a ratio of means. Unknown where the mean of ``b`` is not above 0.
-    """
-    base = float(np.mean(b))
-    if not base > 0:
-        return Estimate(float("nan"), float("inf"))
-    ratio = float(np.mean(a)) / base
-    residual = (np.asarray(a, float) - ratio * np.asarray(b, float)) / base
-    spread = crossed_difference(residual, np.zeros_like(residual))
-    return Estimate(100 * (ratio - 1), 100 * spread.half_width)
-
-
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
-    """Spearman's rho, and the share of orders that correlate as much by chance (exact to 7)."""
-    count = len(a)
-    if count < 3 or len(set(a)) < 2 or len(set(b)) < 2:
-        return {"n": count, "rho": None, "p": None}
-    x, y = stats.rankdata(a), stats.rankdata(b)
-    rho = float(np.corrcoef(x, y)[0, 1])
-    if count <= _EXACT:
-        as_high = sum(
-            np.corrcoef(x, y[list(order)])[0, 1] >= rho - 1e-12
-            for order in permutations(range(count))
-        )
-        p = as_high / factorial(count)
-    else:
-        p = float(stats.spearmanr(a, b, alternative="greater").pvalue)
-    return {"n": count, "rho": rho, "p": float(p)}
-
-
 def _screening(study: optuna.Study, trial: optuna.trial.FrozenTrial | None) -> float | None:
     trial = trial or default_trial(study)
     return None if trial is None else float(trial.values[0])
@@ -355,12 +326,15 @@ def _screening(study: optuna.Study, trial: optuna.trial.FrozenTrial | None) -> f
 
 def _ranks(
     study: optuna.Study,
+    order: Order,
+    candidates: Mapping[str, dict[str, Any]],
     screened: Mapping[str, optuna.trial.FrozenTrial],
     means: Mapping[str, float],
 ) -> dict[str, Any]:
-    both = [
-        (score, means[name])
-        for name in means
-        if (score := _screening(study, screened.get(name))) is not None
-    ]
-    return rank_correlation([s for s, _ in both], [f for _, f in both])
+    """Of screening and full-budget scores; the default counts where both played the same values."""
+    names = [n for n in means if n != DEFAULT]
+    default = default_trial(study)
+    if default is not None and order.space.fields(default.params) == candidates[DEFAULT]:
+        names.append(DEFAULT)
+    scores = [_screening(study, screened.get(n)) for n in names]
+    return rank_correlation([s for s in scores if s is not None], [means[n] for n in names])

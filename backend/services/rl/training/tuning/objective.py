@@ -36,6 +36,8 @@ RUNGS: Final = 8
 """Looks at validation days per trial."""
 
 STUDY_DAYS: Final = 64
+MOST_DAYS: Final = 10_000
+"""Validation days that a study may play; those from this one on choose in a confirmation."""
 """Validation days of a study; a confirmation chooses by later ones."""
 
 Report = Callable[[int, Score, int], None]
@@ -118,14 +120,21 @@ def objective_of(
         data_dir: Folder of real days.
 
     Raises:
-        UsageError: If the policy is unknown.
-        TrainingError: If the mode is.
+        UsageError: If the policy is unknown, or there are too many days.
+        TrainingError: If the mode is unknown.
     """
+    if days > MOST_DAYS:
+        raise UsageError(f"--days {days:,}: at most {MOST_DAYS:,}, the others choose and prove")
     if policy == "planner":
         return PlannerObjective(scenario, mode, seed, steps, days, data_dir)
     if policy in ("dqn_matching", "qnetwork"):
         return NetworkObjective(policy, scenario, mode, seed, steps, days, data_dir)
     raise UsageError(f"--policy {policy}: unknown; choose among dqn_matching, planner and qnetwork")
+
+
+def rung_of(steps: int, total: int) -> int:
+    """The rung reached after so many steps: 0 before the first, `RUNGS` at the end."""
+    return min(RUNGS, steps * RUNGS // total)
 
 
 # --- networks --------------------------------------------------------------------------------
@@ -201,7 +210,7 @@ class NetworkObjective:
         """Evaluated `RUNGS` times, and nothing kept that a trial does not need."""
         vector_steps = -(-config.total_timesteps // config.hyperparameters.num_envs)
         return config.changed(
-            evaluation={"eval_freq": max(1, vector_steps // RUNGS)},
+            evaluation={"eval_freq": -(-vector_steps // RUNGS)},
             checkpoints={"save_replay_buffer": False, "min_interval_s": 1e9},
         )
 
@@ -232,7 +241,7 @@ class NetworkObjective:
         def look(_steps: int, _numbers: Any) -> None:
             done = trainer.progress.evaluations
             for at, mean, days in done[told[0] :]:
-                rung = min(RUNGS, at * RUNGS // total)
+                rung = rung_of(at, total)
                 if rung and (not best or not mean <= best[0].mean):
                     best[:] = [Score(mean, np.array(days), _kpis_at(folder, at))]
                 if rung:

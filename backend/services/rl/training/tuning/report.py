@@ -10,6 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from services.rl import paths
+from services.rl.errors import UsageError
 from services.rl.evaluation.paired import Estimate, paired_difference
 
 from ..evolution_run import write_document
@@ -220,16 +221,20 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
         "## Confirmation",
         "",
         f"{len(c['candidates']) - 1} candidats et le défaut, réentraînés au budget "
-        f"`{plan['mode']}` avec {plan['seeds']} graines neuves chacun ; le gagnant est choisi sur "
-        f"{plan['choice_days'][2]} jours de validation neufs, puis comparé seul au défaut sur "
-        f"{plan['test_days'][2]} jours de test. Les intervalles (95 %) comptent les graines et "
-        "les jours comme aléatoires.",
+        f"`{plan['mode']}` avec {plan['seeds']} graines neuves chacun ; un candidat est choisi sur "
+        f"{plan['choice_days'][2]} jours de validation"
+        f"{' neufs' if plan['fresh_choice_days'] else ' (que l’étude a joués aussi)'}, puis "
+        f"comparé seul au défaut sur {plan['test_days'][2]} jours de test. Les intervalles (95 %) "
+        f"comptent les graines et les jours comme aléatoires. Faite après {c['trials']} essais.",
         "",
         "| candidat | criblage | budget plein | par graine |",
         "|---|---|---|---|",
     ]
     for row in c["candidates"]:
-        name = f"**{row['name']}**" if row["name"] == c["winner"] else row["name"]
+        name = f"**{row['name']}**" if row["name"] == c["candidate"] else row["name"]
+        if row["failed"]:
+            lines.append(f"| {name} | {_n(row['screening'], 1)} | échec | {row['failed']} |")
+            continue
         seeds = ", ".join(_n(v, 1) for v in row["by_seed"])
         lines.append(
             f"| {name} | {_n(row['screening'], 1)} | {_n(row['full_budget'], 1)} | {seeds} |"
@@ -238,12 +243,17 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
     if ranks["rho"] is not None:
         lines += ["", f"Corrélation de rang criblage → budget plein : ρ = {_n(ranks['rho'], 2)} "
                   f"(n = {ranks['n']}, p = {_n(ranks['p'], 2)})."]  # fmt: skip
-    lines += ["", f"### Jours de test, `{d['scenario']}`", "", *_test_table(test), ""]
+    lines += ["", f"### Jours de test, `{c['scenario']}`", "", *_test_table(test), ""]
     verdict = "Gain confirmé" if test["claimed"] else "Aucun gain confirmé"
     reward = _interval(test["kpis"]["reward"]["difference"])
     share = _interval(test["gain_pct"], " %")  # of a default that is not above 0 there is none
     shown = reward if share == "–" else f"{reward}, soit {share}"
     lines += [f"{verdict} : récompense par jour {shown}.", ""]
+    if test["worse"]:
+        names = ", ".join(f"`{kpi}`" for kpi in test["worse"])
+        lines += [f"**Attention, pire pour les patients** (intervalle entier) : {names}.", ""]
+    kept = "ces réglages" if c["winner"] != "default" else "les réglages par défaut, inchangés"
+    lines += [f"`winner.json` porte {kept} ; pour l'entraîner comme ici : `{c['train']}`.", ""]
     if c["transfer"] is not None:
         t = c["transfer"]
         lines += [
@@ -256,7 +266,7 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
 
 
 def _test_table(test: Mapping[str, Any]) -> list[str]:
-    lines = ["| indicateur | gagnant | défaut | écart |", "|---|---|---|---|"]
+    lines = ["| indicateur | candidat | défaut | écart |", "|---|---|---|---|"]
     for kpi, row in test["kpis"].items():
         lines.append(
             f"| {kpi} | {_n(row['winner'], 2)} | {_n(row['default'], 2)} | "
@@ -327,6 +337,9 @@ def _write(path: Path, text: str) -> None:
 def comparison(a: optuna.Study, b: optuna.Study) -> dict[str, Any]:
     """Two studies of the same thing, such as TPE and random search, on the same validation days.
 
+    Raises:
+        UsageError: If they are not: of another policy, scenario or budget of a trial.
+
     Both best trials are compared at the end, and at the same number of steps: the best of each
     among the trials that had ended by then. The days are those that both studies searched on.
     """
@@ -334,6 +347,12 @@ def comparison(a: optuna.Study, b: optuna.Study) -> dict[str, Any]:
         name: a.user_attrs.get(name) == b.user_attrs.get(name)
         for name in ("policy", "scenario_hash", "space_hash", "budget_hash", "code_hash")
     }
+    apart = [n for n in ("policy", "scenario_hash", "budget_hash") if not same[n]]
+    if apart:
+        raise UsageError(
+            f"studies {a.study_name} and {b.study_name} differ in {', '.join(apart)}: their scores "
+            "are not of the same thing"
+        )
     spent = {s.study_name: _total(s) for s in (a, b)}
     even = min(spent.values())
     return {

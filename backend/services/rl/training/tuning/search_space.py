@@ -31,6 +31,13 @@ from optuna.distributions import (
 from services.rl.errors import UsageError
 
 POLICIES: Final = ("dqn_matching", "planner", "qnetwork")
+FIXED: Final = (
+    "seed", "threads", "num_threads", "device", "repeats", "care", "check_days", "check_moves",
+    "total_timesteps", "experiment_name", "resume_training", "checkpoint_path",
+    "busy.generations", "own.generations",
+)  # fmt: skip
+"""Fields that no study moves: trials of other budgets, seeds or judging days do not compare."""
+_FIXED_GROUPS: Final = ("evaluation.", "checkpoints.", "sanity.")
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,12 @@ class Parameter:
             UsageError: Naming the parameter.
         """
         if self.choices:
+            tokens = [_token(choice) for choice in self.choices]
+            if not all(_keepable(choice) for choice in self.choices) or _twice(tokens):
+                raise UsageError(
+                    f"search space: {self.name}: choices must be different numbers, words, true, "
+                    "false, null, or lists of these"
+                )
             if (self.low, self.high) != (None, None):
                 raise UsageError(f"search space: {self.name} has choices and a range; give one")
             if _plain(default) not in [_plain(choice) for choice in self.choices]:
@@ -172,6 +185,10 @@ class SearchSpace:
                 raise UsageError(
                     f"search space: unknown parameter {p.name!r}: a parameter is named as a field "
                     f"of the configuration, such as {next(iter(fields))!r}"
+                )
+            if p.name in FIXED or p.name.startswith(_FIXED_GROUPS):
+                raise UsageError(
+                    f"search space: {p.name} must stay as it is: trials would not compare"
                 )
             p.check(fields[p.name])
         return self
@@ -257,6 +274,19 @@ def _plain(value: Any) -> Any:
 def _token(value: Any) -> Any:
     """A choice as Optuna keeps it: lists as JSON."""
     return json.dumps(_plain(value)) if isinstance(value, list | tuple) else value
+
+
+def _keepable(value: Any) -> bool:
+    """Whether a storage gives it back as it was."""
+    if isinstance(value, list | tuple):
+        return all(_keepable(part) for part in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int | bool)
+
+
+def _twice(tokens: list[Any]) -> bool:
+    return any(token in tokens[:i] for i, token in enumerate(tokens))
 
 
 def _as_number(value: Any) -> Any:

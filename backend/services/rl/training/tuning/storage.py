@@ -60,7 +60,7 @@ def open_storage(
             ) from error
         options["connect_args"] = {"timeout": _LOCKED_S}
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial keeps its own reason
-    shown = parsed.render_as_string(hide_password=True)
+    shown = parsed.set(query={}).render_as_string(hide_password=True)  # it may hold a password
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

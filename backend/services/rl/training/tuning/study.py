@@ -6,6 +6,7 @@ successive halving (Li et al. 2020) stops the worse half at each of the rungs 1,
 """
 
 import hashlib
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ DEFAULT_TRIAL: Final = "default"  # user attribute of the trial that plays the d
 REASON: Final = "reason"  # user attribute of a trial that failed: why
 STEPS: Final = "steps"
 RUNS: Final = "runs"  # study attribute: command, commit and machine of every run
+STUDY_ID: Final = "id"  # study attribute: tells it from another of its name
 _BEGUN: Final = "begun"
 KPIS_ATTR: Final = "kpis"
 PER_DAY: Final = "per_day"
@@ -140,7 +142,8 @@ def open_study(
                 f"--study {setup.name}: it has {count} trials already; go on with --resume, or "
                 "choose another name"
             ) from None
-    for name, value in {**setup.marks(), **setup.story()}.items():
+    own = study.user_attrs.get(STUDY_ID) or uuid.uuid4().hex[:8]
+    for name, value in {STUDY_ID: own, **setup.marks(), **setup.story()}.items():
         study.set_user_attr(name, value)
     if not study.get_trials(deepcopy=False):
         defaults = setup.space.defaults(setup.objective.fields())

@@ -40,6 +40,7 @@ from .study import (
     PER_DAY,
     REASON,
     STEPS,
+    STUDY_ID,
     StudySetup,
     existing_study,
     ready,
@@ -235,7 +236,8 @@ class _Trial:
                     self._note(trial, *last[0])
                     raise optuna.TrialPruned(f"rung {rung} of {RUNGS}")
 
-            name = f"{self._setup.name}.trial_{trial.number:04d}"[-100:].lstrip("._-")
+            of = trial.study.user_attrs.get(STUDY_ID, "")  # another storage may hold the same name
+            name = f"{self._setup.name}.{of}.trial_{trial.number:04d}"[-100:].lstrip("._-")
             score = objective.run(values, name, report)
             _finite(score)
             self._note(trial, score, last[0][1])
@@ -243,7 +245,10 @@ class _Trial:
             return score.mean
         except KeyboardInterrupt:
             again = {DEFAULT_TRIAL: True} if is_default else {}
-            trial.study.enqueue_trial(trial.params, user_attrs=again)
+            # Interrupted while drawing, it has drawn but a part of what was queued.
+            kept = trial.study.get_trials(deepcopy=False)[trial.number].system_attrs
+            queued = kept.get("fixed_params", trial.params)
+            trial.study.enqueue_trial(queued, user_attrs=again)
             raise
         except optuna.TrialPruned:
             raise
@@ -303,8 +308,12 @@ def _turnstile(name: str) -> Iterator[Callable[[], None]]:
     Gives what lets the next one in; leaving does too, and so does dying.
     """
     path = paths.results_dir() / name / ".turnstile"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("ab")
+    except OSError as error:
+        raise UsageError(f"{path.parent} cannot be written: {error.strerror}") from error
+    with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
 

@@ -1,17 +1,19 @@
 """A confirmation: its intervals hold, and what it claims it has measured on test days alone."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from services.rl.errors import UsageError
-from services.rl.training.tuning.confirm import (
-    ConfirmPlan,
-    confirm,
-    crossed_difference,
-    crossed_gain,
-    rank_correlation,
-)
-from services.rl.training.tuning.study import open_study
+from services.rl.errors import TrainingError, UsageError
+from services.rl.simulation.kpis import KPIS
+from services.rl.simulation.scenarios import load_scenario
+from services.rl.training.tuning import confirm as room
+from services.rl.training.tuning import trainings
+from services.rl.training.tuning.confirm import ConfirmPlan, confirm
+from services.rl.training.tuning.crossed import crossed_difference, crossed_gain, rank_correlation
+from services.rl.training.tuning.study import best_trials, open_study
 from services.rl.training.tuning.worker import work
 
 from .toy_studies import toy
@@ -72,3 +74,149 @@ def test_too_few_seeds_and_a_study_with_nothing_to_confirm_are_refused(storage, 
         confirm(study, order, ConfirmPlan(seeds=2))
     with pytest.raises(UsageError, match="nothing to confirm"):
         confirm(study, order, ConfirmPlan())
+
+
+# --- a whole confirmation, on the toy ---------------------------------------------------------
+
+
+class Played:
+    """Stands for playing: a model earns its height, more on test days if it is told so.
+
+    Attributes:
+        books: Days that were played, by model.
+        bonus: What other models than the default's earn more on test days.
+        waits: What they make patients wait longer there.
+    """
+
+    def __init__(self):
+        self.books = []
+        self.bonus = self.waits = 0.0
+
+    def __call__(self, _policy, book, folders, *, transfer=False):
+        models = [json.loads((folder / "toy.json").read_text()) for folder in folders]
+        self.books.append((models, book.labels))
+        rng = np.random.default_rng(int(book.labels[0].split(":")[1]))
+        noise = rng.standard_normal((len(models), len(book)))
+        test = book.labels[0] == "seed:2000000"
+        own = np.array([[m["values"]["height"]] for m in models])
+        extra = test & (own != 5.0)  # not the default's
+        tables = {kpi: np.zeros_like(noise) for kpi in KPIS}
+        tables["reward"] = own + 0.01 * noise + extra * self.bonus
+        tables["wait_p95_min"] = 20.0 + 0.01 * noise + extra * self.waits
+        return tables
+
+
+@pytest.fixture
+def played(monkeypatch):
+    found = Played()
+    monkeypatch.setattr(room, "_played", found)
+    return found
+
+
+@pytest.fixture
+def searched(storage, tmp_path):
+    """A study of the hill, its order and its best trial's height, which is above the default's."""
+    order = toy(tmp_path, trials=10, pruning=False)
+    study = open_study(order.setup(), storage, resume=False)
+    work(order)
+    best = best_trials(study, 1)[0].params["height"]
+    assert best > 5.0
+    return study, order, best
+
+
+PLAN = ConfirmPlan(top=2, seeds=4, choice_days=10, test_days=12)
+
+
+def winner_of(home):
+    return json.loads((home / "results" / "toy" / "winner.json").read_text())
+
+
+def test_fresh_seeds_and_days_choose_and_test_days_prove(searched, played, atmr_home):
+    study, order, best = searched
+    found = confirm(study, order, PLAN, provenance={"command": "x", "commit": "y"})
+    assert found["candidate"] == found["winner"] and found["test"]["claimed"]
+    assert (
+        winner_of(atmr_home)["height"]
+        == best
+        == pytest.approx(
+            next(c for c in found["candidates"] if c["name"] == found["winner"])["values"]["height"]
+        )
+    )
+    for models, labels in played.books:
+        assert [m["seed"] for m in models] == [1000, 1001, 1002, 1003]
+        assert labels[0] in ("seed:1010000", "seed:2000000")
+    proven = [m[0]["values"]["height"] for m, labels in played.books if labels[0] == "seed:2000000"]
+    assert sorted(proven) == sorted([best, 5.0]), "test days see the candidate and the default only"
+    assert [len(labels) for _, labels in played.books] == [10, 10, 10, 12, 12]
+
+
+def test_no_gain_on_test_days_leaves_the_default(searched, played, atmr_home):
+    study, order, best = searched
+    played.bonus = 5.0 - best  # what it seemed to be worth was luck
+    found = confirm(study, order, PLAN)
+    assert not found["test"]["claimed"] and found["winner"] == "default"
+    assert winner_of(atmr_home) == {"height": 5.0, "kind": "a"}
+    candidate = json.loads((atmr_home / "results" / "toy" / "candidate.json").read_text())
+    assert candidate["height"] == best
+
+
+def test_a_gain_that_patients_pay_for_is_said_to_be_one(searched, played):
+    study, order, _ = searched
+    played.waits = 3.0
+    found = confirm(study, order, PLAN)
+    assert found["test"]["claimed"] and found["test"]["worse"] == ["wait_p95_min"]
+
+
+def times_trained(home):
+    models = (home / "results" / "toy" / "confirm").glob("*/checkpoints/best/toy.json")
+    return sorted(json.loads(path.read_text())["times"] for path in models)
+
+
+def test_what_was_trained_is_not_trained_again_unless_world_or_code_changed(
+    searched, played, atmr_home, monkeypatch
+):
+    study, order, _ = searched
+    confirm(study, order, PLAN)
+    confirm(study, order, PLAN)
+    assert times_trained(atmr_home) == [1] * 12
+    other = replace(order, scenario=load_scenario("geneva_small").resized(num_drivers=5))
+    confirm(study, other, PLAN)
+    assert times_trained(atmr_home) == [1] * 24, "another world has folders of its own"
+    monkeypatch.setattr(trainings, "code_sha256", lambda: "a" * 64)
+    confirm(study, order, PLAN)
+    assert times_trained(atmr_home) == [1] * 36, "and so has other code"
+
+
+def test_a_candidate_that_cannot_be_trained_is_left_out_with_its_reason(storage, tmp_path, played):
+    order = toy(tmp_path, trials=10, pruning=False, sampler="random", trouble="cannot train b")
+    study = open_study(order.setup(), storage, resume=False)
+    work(order)
+    assert {t.params["kind"] for t in best_trials(study, 9)} == {"a", "b"}
+    found = confirm(study, order, replace(PLAN, top=9))
+    failed = [c for c in found["candidates"] if c["failed"]]
+    assert failed and all(c["values"]["kind"] == "b" and "nan" in c["failed"] for c in failed)
+    assert next(c for c in found["candidates"] if c["name"] == found["candidate"])["failed"] is None
+
+
+def test_a_default_that_cannot_be_trained_ends_it(searched, played, monkeypatch):
+    study, order, _ = searched
+
+    def broken(job):
+        return "the loss is nan" if job.candidate == "default" else ""
+
+    monkeypatch.setattr(trainings, "train", broken)
+    with pytest.raises(TrainingError, match="the default cannot be trained"):
+        confirm(study, order, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [({"test_days": 1}, "--test-days 1"), ({"choice_days": 1}, "--choice-days 1")],
+)
+def test_days_too_few_are_refused_before_anything_is_trained(
+    searched, played, atmr_home, plan, words
+):
+    study, order, _ = searched
+    with pytest.raises(UsageError, match=words):
+        confirm(study, order, replace(PLAN, **plan))
+    assert not (atmr_home / "results" / "toy" / "confirm").exists()

@@ -7,6 +7,7 @@ import pytest
 
 from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import load_scenario
+from services.rl.training.planner_config import plan_fields
 from services.rl.training.planner_fit import PlannerFit
 from services.rl.training.tuning.objective import objective_of
 from services.rl.training.tuning.search_space import (
@@ -116,3 +117,17 @@ def test_a_file_that_is_no_space_is_one_sentence(tmp_path, text, words):
         load_space(path, FIELDS)
     with pytest.raises(UsageError, match="cannot be read"):
         load_space(tmp_path / "none.yaml", FIELDS)
+
+
+@pytest.mark.parametrize("name", ["seed", "threads", "check_days", "own.generations"])
+def test_what_makes_trials_comparable_is_not_moved(name):
+    fields = plan_fields(PlannerFit())
+    space = {name: {"low": 1, "high": 9}}
+    with pytest.raises(UsageError, match=f"{name} must stay as it is"):
+        parse_space(space, fields)
+
+
+@pytest.mark.parametrize("choices", [[0.1, 0.1], [0.1, float("nan")], [0.1, {"a": 1}]])
+def test_choices_that_no_storage_gives_back_are_refused(choices):
+    with pytest.raises(UsageError, match="choices must be different numbers"):
+        parse_space({"x": {"choices": choices}}, {"x": 0.1})

@@ -9,7 +9,12 @@ from services.rl.simulation.scenarios import load_scenario
 from services.rl.training.tuning import study as room
 from services.rl.training.tuning.search_space import Parameter, SearchSpace
 from services.rl.training.tuning.storage import STORAGE_VARIABLE, close, open_storage
-from services.rl.training.tuning.study import best_trials, open_study, standing
+from services.rl.training.tuning.study import (
+    best_trials,
+    default_trial,
+    open_study,
+    standing,
+)
 from services.rl.training.tuning.worker import work
 
 from .toy_studies import DEFAULTS, toy
@@ -162,3 +167,36 @@ def test_the_environment_names_the_storage_and_an_argument_goes_first(
     close(open_storage())
     close(open_storage(f"sqlite:///{tmp_path / 'own.db'}"))
     assert (tmp_path / "shared.db").is_file() and (tmp_path / "own.db").is_file()
+
+
+def test_interrupted_while_drawing_the_default_stays_the_default(storage, tmp_path, monkeypatch):
+    order = toy(tmp_path, trials=2)
+    study = begun(order, storage)
+    draw = SearchSpace.draw
+
+    def interrupted(_space, trial):
+        trial.suggest_categorical("kind", ["a", "b"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SearchSpace, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        work(order)
+    monkeypatch.setattr(SearchSpace, "draw", draw)
+    work(order)
+    default = default_trial(study)
+    assert default is not None and default.params == DEFAULTS
+
+
+def test_a_study_of_the_same_name_elsewhere_is_another(storage, tmp_path):
+    one = begun(toy(tmp_path), storage)
+    order = toy(tmp_path, storage=f"sqlite:///{tmp_path / 'other.db'}")
+    elsewhere = order.connect()
+    other = begun(order, elsewhere)
+    assert one.user_attrs["id"] != other.user_attrs["id"]
+    close(elsewhere)
+
+
+def test_a_password_among_the_options_of_an_address_is_not_shown():
+    with pytest.raises(UsageError) as caught:
+        open_storage("postgresql://127.0.0.1:1/x?user=me&password=secret")
+    assert "secret" not in str(caught.value)

@@ -92,7 +92,7 @@ def test_two_workers_share_a_study_on_postgres_and_one_that_dies_is_replaced(
     work_together(order, 2)
     now = standing(study)
     assert (now.finished, now.running, now.lost) == (8, 0, 1)
-    marks = {path.name.rsplit(".", 1)[1] for path in tmp_path.glob("toy.trial_*")}
+    marks = {path.name.rsplit(".", 1)[1] for path in tmp_path.glob("toy.*.trial_*")}
     assert len(marks) >= 2, "more than one process took trials"
     close(storage)
 

@@ -3,6 +3,7 @@
 Storage, processes, heartbeats, sampler and pruner are the real ones.
 """
 
+import json
 import os
 import signal
 import time
@@ -57,6 +58,16 @@ class Hill:
             report(rung, score, rung)
         return score
 
+    def train(self, values, seed, folder, on_message=None):
+        if self.trouble == "cannot train b" and values["kind"] == "b":
+            raise TrainingError("the loss is nan after 12 updates")
+        model = folder / "checkpoints" / "best"
+        model.mkdir(parents=True, exist_ok=True)
+        trained = {"values": values, "seed": seed, "times": 1}
+        if (model / "toy.json").exists():
+            trained["times"] += json.loads((model / "toy.json").read_text())["times"]
+        (model / "toy.json").write_text(json.dumps(trained))
+
     def _make_trouble(self, values, name):
         if self.trouble == "refuses" or (self.trouble == "picky" and values["kind"] == "b"):
             raise TrainingError("the loss is nan after 12 updates")
@@ -82,7 +93,8 @@ class ToyOrder(Order):
     """An order whose objective is the hill.
 
     Attributes:
-        trouble: What goes wrong: nan, refuses, picky, hangs once, dies once, slow; or nothing.
+        trouble: What goes wrong: nan, refuses, picky, hangs once, dies once, slow, cannot train b;
+            or nothing.
         folder: Where trials leave their marks.
     """
 
