@@ -1,0 +1,183 @@
+"""Commands on studies that were played: ``auto_tune.py confirm``, ``report``, ``compare``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.rl.command import (
+    SUCCESS,
+    command_parser,
+    make_folder,
+    positive_int,
+    provenance,
+    write_json,
+)
+from services.rl.errors import UsageError
+from services.rl.simulation.scenarios import load_scenario
+
+if TYPE_CHECKING:
+    import optuna
+
+EXAMPLES = """
+auto_tune.py confirm --study geneva_overload_qnetwork --seeds 6 --transfer geneva --workers 2
+auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning/q
+auto_tune.py compare geneva_overload_qnetwork chance
+"""
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """The option that says where studies are kept."""
+    parser.add_argument(
+        "--storage", metavar="URL",
+        help="database of studies; postgresql://... for many machines (default ATMR_TUNING_URL, or "
+        "an SQLite file under data/rl/tuning)",
+    )  # fmt: skip
+
+
+def confirm(argv: Sequence[str]) -> int:
+    """Retrain the best, choose one, compare it with the default on test days."""
+    from services.rl.training.tuning.confirm import ConfirmPlan, confirm
+    from services.rl.training.tuning.report import write_report
+    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.study import existing_study
+    from services.rl.training.tuning.worker import folder_of, order_of
+
+    parser = command_parser(confirm.__doc__ or "", EXAMPLES)
+    parser.prog = "auto_tune.py confirm"
+    parser.add_argument("--study", required=True)
+    add_storage(parser)
+    parser.add_argument("--top", type=positive_int, default=3, help="candidates (default 3)")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="of each (default 3)")
+    parser.add_argument(
+        "--mode", choices=("sanity", "quick", "production"), default="production",
+        help="budget of a training (default production)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=positive_int, help="as for a study")
+    parser.add_argument("--choice-days", type=positive_int, default=200)
+    parser.add_argument("--test-days", type=positive_int, default=200)
+    parser.add_argument("--transfer", help="another scenario to play both on, as they are")
+    parser.add_argument("--data-dir", help="folder of real trips (default the study's)")
+    parser.add_argument("--workers", type=positive_int, default=1)
+    arguments = parser.parse_args(argv)
+    make_folder(arguments.json and arguments.json.parent)
+    storage = open_storage(arguments.storage)
+    try:
+        study = existing_study(arguments.study, storage)
+        order = order_of(study, arguments.storage)
+        if arguments.data_dir is not None:
+            order = replace(order, data_dir=arguments.data_dir)
+        plan = ConfirmPlan(
+            top=arguments.top,
+            seeds=arguments.seeds,
+            mode=arguments.mode,
+            steps=arguments.steps,
+            choice_days=arguments.choice_days,
+            test_days=arguments.test_days,
+            transfer=None if arguments.transfer is None else load_scenario(arguments.transfer),
+            workers=arguments.workers,
+        )
+        document = confirm(study, order, plan, _printer(arguments.quiet), provenance())
+        folder = folder_of(order.name)
+        write_report(study, folder, document)
+    finally:
+        close(storage)
+    if arguments.json is not None:
+        write_json(arguments.json, {**document, **provenance()})
+    if not arguments.quiet:
+        test = document["test"]
+        reward = test["kpis"]["reward"]
+        low, high = reward["difference"]["ci95"]
+        verdict = "a gain" if test["claimed"] else "no gain that can be claimed: the default stays"
+        print(
+            f"{document['candidate']} on test days: {reward['winner']:.1f} against "
+            f"{reward['default']:.1f}, difference {low:+.1f} to {high:+.1f}: {verdict}"
+        )
+        if test["worse"]:
+            print(f"worse for patients: {', '.join(test['worse'])}")
+        print(f"report in {folder}; train {document['winner']} so: {document['train']}")
+    return SUCCESS
+
+
+def report(argv: Sequence[str]) -> int:
+    """Write a study's report again: Markdown, JSON, plots, TensorBoard."""
+    from services.rl.training.tuning.report import study_document, write_hparams, write_report
+    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.study import existing_study
+    from services.rl.training.tuning.worker import folder_of
+
+    parser = command_parser(report.__doc__ or "", EXAMPLES)
+    parser.prog = "auto_tune.py report"
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--out", type=Path, help="folder (default results/<study>)")
+    add_storage(parser)
+    arguments = parser.parse_args(argv)
+    make_folder(arguments.out)
+    make_folder(arguments.json and arguments.json.parent)
+    storage = open_storage(arguments.storage)
+    try:
+        study = existing_study(arguments.study, storage)
+        confirmed = confirmed_of(study, folder_of(arguments.study))
+        files = write_report(study, arguments.out or folder_of(arguments.study), confirmed)
+        write_hparams(study)
+        if arguments.json is not None:
+            write_json(arguments.json, {**study_document(study, confirmed), **provenance()})
+    finally:
+        close(storage)
+    _printer(arguments.quiet)(f"{files[0]}")
+    return SUCCESS
+
+
+def compare(argv: Sequence[str]) -> int:
+    """Compare two studies: steps, best scores at the end and at equal steps, paired by days."""
+    from services.rl.training.tuning.report import comparison_markdown, write_comparison
+    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.study import existing_study
+    from services.rl.training.tuning.worker import folder_of
+
+    parser = command_parser(compare.__doc__ or "", EXAMPLES)
+    parser.prog = "auto_tune.py compare"
+    parser.add_argument("a", help="a study, such as TPE with pruning")
+    parser.add_argument("b", help="another, such as random search")
+    parser.add_argument("--out", type=Path, help="folder (default results/<a>/against_<b>)")
+    add_storage(parser)
+    arguments = parser.parse_args(argv)
+    make_folder(arguments.json and arguments.json.parent)
+    storage = open_storage(arguments.storage)
+    try:
+        a, b = (existing_study(name, storage) for name in (arguments.a, arguments.b))
+        folder = arguments.out or folder_of(arguments.a) / f"against_{arguments.b}"
+        make_folder(folder)
+        document = write_comparison(a, b, folder)
+    finally:
+        close(storage)
+    if arguments.json is not None:
+        write_json(arguments.json, {**document, **provenance()})
+    _printer(arguments.quiet)(comparison_markdown(document))
+    return SUCCESS
+
+
+def confirmed_of(study: "optuna.Study", folder: Path) -> dict[str, Any] | None:
+    """The study's confirmation; None if there is none, or it is of another study of the name."""
+    from services.rl.training.tuning.confirm import CONFIRMED_FILE, study_marks
+
+    path = folder / CONFIRMED_FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whose = found["marks"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read, or is no confirmation: {error}") from error
+    if whose != study_marks(study):
+        print(f"{path} confirms another study of this name: it is left out", file=sys.stderr)
+        return None
+    confirmed: dict[str, Any] = found
+    return confirmed
+
+
+def _printer(quiet: bool) -> Callable[[str], None]:
+    return (lambda _: None) if quiet else (lambda text: print(text, flush=True))
