@@ -72,6 +72,7 @@ def test_an_interrupted_ablation_ends(atmr_home, monkeypatch):
     assert not list((atmr_home / "results").glob("*/dqn_model_final"))
 
 
+@pytest.mark.slow
 def test_an_ablation_shows_its_seeds(atmr_home, capsys):
     out = atmr_home / "rows.json"
     asked = ["--scenario", "geneva_small", "--variants", "untaught,1-step", "--seeds", "2"]

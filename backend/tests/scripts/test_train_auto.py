@@ -39,6 +39,7 @@ def test_a_tiny_run_chooses_reports_and_says_how_to_check(atmr_home, capsys):
     assert document["winner"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interruption_prints_the_whole_command(atmr_home, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -75,6 +75,7 @@ def test_values_are_fitted_judged_and_evaluated(sanity, atmr_home, place, capsys
     assert not any("was not used" in str(caveat) for caveat in document.get("caveats", []))
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_says_how_to_go_on_and_does(sanity, atmr_home, capsys):
     arguments = [*sanity, "--name", "long", "--generations", "100000"]
     program = [sys.executable, str(BACKEND / "scripts" / "rl" / "train_dqn.py"), *arguments]

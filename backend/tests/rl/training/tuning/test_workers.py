@@ -84,6 +84,7 @@ def test_an_interrupted_worker_queues_its_trial_again(atmr_home, tmp_path):
     close(storage)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study_on_postgres_and_one_that_dies_is_replaced(
     atmr_home, tmp_path, postgres_database
 ):
