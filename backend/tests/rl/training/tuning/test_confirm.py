@@ -95,7 +95,8 @@ class Played:
     def __call__(self, _policy, book, folders, *, transfer=False):
         models = [json.loads((folder / "toy.json").read_text()) for folder in folders]
         self.books.append((models, book.labels))
-        rng = np.random.default_rng(int(book.labels[0].split(":")[1]))
+        height = models[0]["values"]["height"]
+        rng = np.random.default_rng([int(book.labels[0].split(":")[1]), int(1000 * height)])
         noise = rng.standard_normal((len(models), len(book)))
         test = book.labels[0] == "seed:2000000"
         own = np.array([[m["values"]["height"]] for m in models])
@@ -158,6 +159,15 @@ def test_no_gain_on_test_days_leaves_the_default(searched, played, atmr_home):
     assert winner_of(atmr_home) == {"height": 5.0, "kind": "a"}
     candidate = json.loads((atmr_home / "results" / "toy" / "candidate.json").read_text())
     assert candidate["height"] == best
+
+
+def test_a_difference_within_its_interval_is_no_gain(searched, played):
+    study, order, best = searched
+    played.bonus = 5.0 - best + 0.004
+    found = confirm(study, order, PLAN)
+    difference = found["test"]["kpis"]["reward"]["difference"]
+    assert difference["mean"] > 0 > difference["ci95"][0]
+    assert not found["test"]["claimed"]
 
 
 def test_a_gain_that_patients_pay_for_is_said_to_be_one(searched, played):
