@@ -5,8 +5,12 @@ has been silent for `GRACE_S` is failed by whoever looks next, and its values ar
 most `RETRIES` times.
 """
 
+import fcntl
+import hashlib
 import os
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -104,3 +108,55 @@ def close(storage: RDBStorage) -> None:
     """Let go of all connections."""
     storage.remove_session()
     storage.engine.dispose()
+
+
+@contextmanager
+def turnstile(storage: RDBStorage, study: str) -> Iterator[Callable[[], None]]:
+    """Workers on one storage take trials one after the other, so that none is taken too many.
+
+    Gives what lets the next one in; leaving does too, and so does dying. Among machines it is a
+    lock of the PostgreSQL server, beside an SQLite file a lock on a file of its own.
+
+    Args:
+        storage: Where the study is.
+        study: Its name.
+
+    Raises:
+        UsageError: If the folder of an SQLite file cannot be written.
+    """
+    if storage.engine.url.get_backend_name() == "postgresql":
+        with _server_lock(storage, study) as let_next:
+            yield let_next
+        return
+    database = Path(str(storage.engine.url.database))
+    path = database.with_name(f".{database.name}.{study}.turnstile")
+    try:
+        opened = path.open("ab")
+    except OSError as error:
+        raise UsageError(f"{path.parent} cannot be written: {error.strerror}") from error
+    with opened as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _server_lock(storage: RDBStorage, study: str) -> Iterator[Callable[[], None]]:
+    digest = hashlib.sha256(f"atmr-rl tuning {study}".encode()).digest()
+    key = {"key": int.from_bytes(digest[:8], "big", signed=True)}
+    # Without a transaction: a session's lock outlives one, and an open one would hold others up.
+    with storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
+        held = [True]
+
+        def let_next() -> None:
+            if held:
+                held.clear()
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+                connection.close()  # others may use it while the trial is played
+
+        try:
+            yield let_next
+        except BaseException:
+            connection.invalidate()  # with the session goes its lock, whatever state it is in
+            raise
+        let_next()

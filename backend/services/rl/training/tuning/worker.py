@@ -5,14 +5,12 @@ that looks as if it ran; the others notice its silence, fail it and queue its va
 (`storage`). A worker that is interrupted queues its own.
 """
 
-import fcntl
 import logging
 import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -33,7 +31,7 @@ from services.rl.simulation.scenarios import Scenario
 from ..task import Score
 from .objective import RUNGS, STUDY_DAYS, objective_of
 from .search_space import SearchSpace, parse_space
-from .storage import GRACE_S, HEARTBEAT_S, close, open_storage
+from .storage import GRACE_S, HEARTBEAT_S, close, open_storage, turnstile
 from .study import (
     DEFAULT_TRIAL,
     KPIS_ATTR,
@@ -185,7 +183,7 @@ def _turn(
 ) -> bool:
     """One trial, or a short wait for those of others; False when there is nothing left to do."""
     silent.give_up(study)
-    with _turnstile(order.name) as let_next:
+    with turnstile(silent.storage, order.name) as let_next:
         now = standing(study)
         if now.finished >= order.trials:
             return False
@@ -273,10 +271,13 @@ class _Silent:
 
     Optuna does so for those that once gave a sign of life; one that was killed before its first
     would run for ever.
+
+    Attributes:
+        storage: Of the study.
     """
 
     def __init__(self, storage: RDBStorage, grace_s: int) -> None:
-        self._storage = storage
+        self.storage = storage
         self._grace_s = grace_s
         self._first_seen: dict[int, float] = {}
 
@@ -288,34 +289,17 @@ class _Silent:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if not running:
             return
-        with self._storage.engine.connect() as connection:
+        with self.storage.engine.connect() as connection:
             rows = connection.execute(text("SELECT trial_id FROM trial_heartbeats"))
             alive = {int(row[0]) for row in rows}
         now = time.monotonic()
         for trial in running:
             seen = self._first_seen.setdefault(trial._trial_id, now)
             if trial._trial_id not in alive and now - seen > self._grace_s:
-                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-                again = self._storage.get_heartbeat_stale_trial_callback()
+                self.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+                again = self.storage.get_heartbeat_stale_trial_callback()
                 assert again is not None
-                again(study, self._storage.get_trial(trial._trial_id))
-
-
-@contextmanager
-def _turnstile(name: str) -> Iterator[Callable[[], None]]:
-    """Workers of one machine take trials one after the other, so that none is taken too many.
-
-    Gives what lets the next one in; leaving does too, and so does dying.
-    """
-    path = paths.results_dir() / name / ".turnstile"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("ab")
-    except OSError as error:
-        raise UsageError(f"{path.parent} cannot be written: {error.strerror}") from error
-    with opened as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
+                again(study, self.storage.get_trial(trial._trial_id))
 
 
 # --- several at once -------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 from multiprocessing import get_context
 
 import pytest
 from optuna.trial import TrialState
 
-from services.rl.training.tuning.storage import close, open_storage
+from services.rl.training.tuning.storage import close, open_storage, turnstile
 from services.rl.training.tuning.study import open_study, standing
 from services.rl.training.tuning.worker import _child, work, work_together
 
@@ -107,4 +108,71 @@ def test_any_machine_sees_the_same_study(atmr_home, tmp_path, postgres_database,
     seen = open_study(order.setup(), other, resume=True)
     assert [t.values for t in seen.get_trials()] == [t.values for t in study.get_trials()]
     close(other)
+    close(storage)
+
+
+def _held(url, name, inside, go_on):
+    """A worker of another machine that stands in the turnstile."""
+    storage = open_storage(url)
+    with turnstile(storage, name):
+        inside.set()
+        go_on.wait(60)
+    close(storage)
+
+
+def _waits(storage, name):
+    """Enter in a thread; returns what is set once it is in, and the thread."""
+    entered = threading.Event()
+
+    def enter():
+        with turnstile(storage, name) as let_next:
+            let_next()
+            entered.set()
+
+    thread = threading.Thread(target=enter, daemon=True)
+    thread.start()
+    return entered, thread
+
+
+@pytest.mark.parametrize("ending", ["leaves", "is killed"])
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_machines_on_one_storage_take_trials_one_after_the_other(
+    atmr_home, tmp_path, where, ending, request, monkeypatch
+):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    if where == "postgres":
+        url = request.getfixturevalue("postgres_database")
+    storage = open_storage(url)
+    inside, go_on = CONTEXT.Event(), CONTEXT.Event()
+    monkeypatch.setenv("ATMR_HOME", str(tmp_path / "another machine"))
+    other = CONTEXT.Process(target=_held, args=(url, "study", inside, go_on))
+    other.start()
+    assert inside.wait(60)
+    entered, thread = _waits(storage, "study")
+    unhindered, free = _waits(storage, "another study")
+    assert unhindered.wait(30), "another study has a turnstile of its own"
+    assert not entered.wait(0.5), "two were in the turnstile at once"
+    if ending == "leaves":
+        go_on.set()
+    else:
+        os.kill(other.pid, signal.SIGKILL)
+    assert entered.wait(30)
+    for one in (thread, free, other):
+        one.join(30)
+    close(storage)
+
+
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_a_trial_that_fails_in_the_turnstile_lets_the_next_one_in(
+    atmr_home, tmp_path, where, request
+):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    if where == "postgres":
+        url = request.getfixturevalue("postgres_database")
+    storage = open_storage(url)
+    with pytest.raises(ZeroDivisionError), turnstile(storage, "study"):
+        raise ZeroDivisionError
+    entered, thread = _waits(storage, "study")
+    assert entered.wait(30)
+    thread.join(30)
     close(storage)
