@@ -11,7 +11,7 @@ from services.rl.evaluation.plots import save_figure
 
 from ..backends import REFERENCE
 from .bench import write_text
-from .rules import SIGNS
+from .rules import SIGNS, SPEED
 from .throughput import PREPARED, THREADS
 
 JSON_FILE: Final = "protocol.json"
@@ -180,10 +180,15 @@ def _loader(found: Mapping[str, float]) -> list[str]:
     if not found:
         return []
     told = {PREPARED: "préparées une fois, en mémoire", THREADS: "de même, tous les processeurs"}
-    ways = [f"{told[way]} : {_n(ratio, 2)} ×" for way, ratio in found.items() if way in told]
+    ratios = {told[way]: ratio for way, ratio in found.items() if way in told}
+    ways = [f"{way} : {_n(ratio, 2)} ×" for way, ratio in ratios.items()]
+    kept = [way for way, ratio in ratios.items() if SPEED.holds(ratio)]
     return [
         "Une passe, contre la boucle qui calcule les caractéristiques à chaque lot (à tour de "
         f"rôle, à l'horloge, médiane des rapports) : {' ; '.join(ways)}.",
+        "",
+        f"Temps par époque divisé par {SPEED.limit:g}, avec les mêmes pertes : "
+        + (f"tenu ({' ; '.join(kept)})." if kept else "**manqué**."),
         "",
     ]
 

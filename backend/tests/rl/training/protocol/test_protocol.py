@@ -11,8 +11,10 @@ from services.rl.training.protocol import bench as room
 from services.rl.training.protocol.bench import Bench, judging_book, refuse_mixed
 from services.rl.training.protocol.fit import FitOptions
 from services.rl.training.protocol.protocol import DEFAULT, Plan, run_protocol
+from services.rl.training.protocol.report import _loader
 from services.rl.training.protocol.rules import VERDICT
 from services.rl.training.protocol.table import document
+from services.rl.training.protocol.throughput import LOOP, PREPARED, THREADS
 
 START = FitOptions(batch_size=32, epochs=1)
 
@@ -205,3 +207,16 @@ def test_the_exported_graph_answers_as_torch_on_validation_states(order, data, t
     found = whole.result("default", START)["parity"]
     assert found["states"] == len(data.val)
     assert 0 < found["relative"] < 1e-4 and found["same_decisions"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({LOOP: 1.0, PREPARED: 2.3}, "tenu (préparées une fois, en mémoire)"),
+        ({LOOP: 1.0, PREPARED: 1.9, THREADS: 2.1}, "tenu (de même, tous les processeurs)"),
+        ({LOOP: 1.0, PREPARED: 1.9, THREADS: 1.2}, "**manqué**"),
+    ],
+)
+def test_the_report_says_whether_a_pass_takes_half_the_time(found, said):
+    text = "\n".join(_loader(found))
+    assert f"Temps par époque divisé par 2, avec les mêmes pertes : {said}." in text
