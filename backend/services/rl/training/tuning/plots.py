@@ -50,28 +50,42 @@ def _history(d: Mapping[str, Any]) -> Figure:
     axes.step(x, np.maximum.accumulate(y), where="post", color=ORANGE, label="meilleur jusque-là")
     if d["default"] is not None:
         axes.axhline(d["default"]["score"], color=RED, linestyle="--", label="défaut")
-    _within(axes, [*y, *[v for v in last if v >= min(y) - 2 * (max(y) - min(y) + 1)]])
+    _framed(axes, y, [*y, *last])
     axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def _within(axes: Any, values: list[float]) -> None:
-    low, high = min(values), max(values)
+def _framed(axes: Any, whole: list[float], shown: list[float]) -> None:
+    """Show what lies near the trials played to the end, and tell what lies below.
+
+    A trial that diverged is worth a thousand points less: it would flatten all others.
+    """
+    high, low = max(shown), min(whole)
+    floor = low - (high - low) - 1.0
+    low = min(v for v in shown if v >= floor)
     margin = 0.08 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
+    below = [v for v in shown if v < floor]
+    if below:
+        axes.text(0.01, 0.02, f"{len(below)} sous le cadre, jusqu'à {_written(min(below))}",
+                  transform=axes.transAxes, fontsize=7, color="#333333", bbox=_PAPER)  # fmt: skip
 
 
 def _rungs(d: Mapping[str, Any]) -> Figure:
     figure, axes = _axes(f"{d['study']} : paliers", "palier", "récompense par jour")
-    for t in d["trials"]:
-        if t["state"] in ("complete", "pruned") and t["rungs"]:
-            color = RED if t["default"] else BLUE if t["state"] == "complete" else GREY
-            steps = [int(k) for k in t["rungs"]]
-            axes.plot(steps, list(t["rungs"].values()), color=color, alpha=0.7, linewidth=1.0,
-                      marker="o", markersize=3)  # fmt: skip
-    for color, label in ((BLUE, "mené à terme"), (GREY, "élagué"), (RED, "défaut")):
+    kinds = {"pruned": (GREY, "élagué"), "complete": (BLUE, "mené à terme")}
+    played = [t for t in d["trials"] if t["state"] in kinds and t["rungs"]]
+    for t in sorted(played, key=lambda t: (t["default"], t["state"] == "complete")):
+        color = RED if t["default"] else kinds[t["state"]][0]
+        steps = [int(k) for k in t["rungs"]]
+        axes.plot(steps, list(t["rungs"].values()), color=color, alpha=0.7, marker="o",
+                  markersize=3, linewidth=2.0 if t["default"] else 1.0)  # fmt: skip
+    values = [v for t in played for v in t["rungs"].values()]
+    _framed(axes, [v for t in played if t["state"] == "complete" for v in t["rungs"].values()],
+            values)  # fmt: skip
+    for color, label in (*reversed(kinds.values()), (RED, "défaut")):
         axes.plot([], [], color=color, label=label)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
 
 
