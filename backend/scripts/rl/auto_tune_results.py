@@ -133,7 +133,7 @@ def report(argv: Sequence[str]) -> int:
 
 def compare(argv: Sequence[str]) -> int:
     """Compare two studies: steps, best scores at the end and at equal steps, paired by days."""
-    from services.rl.training.tuning.report import comparison_markdown, write_comparison
+    from services.rl.training.tuning.comparison import comparison_markdown, write_comparison
     from services.rl.training.tuning.storage import close, open_storage
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of

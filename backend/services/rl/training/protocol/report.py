@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
+from services.rl.evaluation.french_numbers import number as _n
 from services.rl.evaluation.plots import save_figure
 
 from ..backends import REFERENCE
@@ -242,13 +243,6 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     left.set_ylabel("val_total")
     right.legend(fontsize=7, frameon=False)
     return drawing
-
-
-def _n(value: float | None, digits: int) -> str:
-    """A number as French writes it."""
-    if value is None:
-        return "–"
-    return f"{value:,.{digits}f}".replace(",", "\u202f").replace(".", ",")
 
 
 def _g(value: float) -> str:

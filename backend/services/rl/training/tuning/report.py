@@ -10,14 +10,13 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from services.rl import paths
-from services.rl.errors import UsageError
-from services.rl.evaluation.paired import Estimate, paired_difference
+from services.rl.evaluation.french_numbers import interval
+from services.rl.evaluation.french_numbers import number as _n
 
 from ..evolution_run import write_document
 from .study import (
     DEFAULT_TRIAL,
     KPIS_ATTR,
-    PER_DAY,
     REASON,
     RUNS,
     STARTUP_TRIALS,
@@ -29,7 +28,6 @@ from .study import (
 
 REPORT_FILE: Final = "report.md"
 STUDY_FILE: Final = "study.json"
-COMPARISON_FILE: Final = "comparison.md"
 _KPIS: Final = ("on_time_pct", "completion_pct", "unserved", "deadhead_km_per_trip")
 
 
@@ -48,20 +46,20 @@ def study_document(study: optuna.Study, confirmed: Mapping[str, Any] | None) -> 
     whole = [t.user_attrs[STEPS] for t in complete_trials(study)]
     full = float(np.mean(whole)) if whole else 0.0
     spent = sum(t.user_attrs[STEPS] for t in judged)
-    seconds = [_seconds(t) for t in complete_trials(study)]
+    seconds = [trial_seconds(t) for t in complete_trials(study)]
     without = len(judged) * float(np.mean(seconds)) if seconds else 0.0
-    used_s = sum(_seconds(t) for t in judged)
+    used_s = sum(trial_seconds(t) for t in judged)
     return {
         "study": study.study_name,
         **{k: v for k, v in study.user_attrs.items() if k != "begun"},
         "standing": vars(now),
         "best": _row(study.best_trial) if now.complete else None,
         "default": None if (d := default_trial(study)) is None else _row(d),
-        "steps": {"spent": spent, "full": full, "saved_pct": _saved(spent, full * len(judged))},
+        "steps": {"spent": spent, "full": full, "saved_pct": saved_pct(spent, full * len(judged))},
         "time": {
             "trials_s": used_s,
             "without_pruning_s": without,
-            "saved_pct": _saved(used_s, without),
+            "saved_pct": saved_pct(used_s, without),
             "wall_s": _wall(ran),
         },
         "importances": importances(study),
@@ -81,7 +79,7 @@ def write_report(
     write_document(folder / STUDY_FILE, document)
     pictures = draw(document, folder)
     path = folder / REPORT_FILE
-    _write(path, markdown(document, [p.name for p in pictures]))
+    write_markdown(path, markdown(document, [p.name for p in pictures]))
     return [path, folder / STUDY_FILE, *pictures]
 
 
@@ -108,14 +106,15 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "params": trial.params,
         "rungs": rungs,
         "steps": attrs.get(STEPS, 0),
-        "seconds": round(_seconds(trial), 1),
+        "seconds": round(trial_seconds(trial), 1),
         "kpis": attrs.get(KPIS_ATTR, {}),
         "reason": attrs.get(REASON),
         "retry_of": trial.system_attrs.get("failed_trial"),
     }
 
 
-def _seconds(trial: FrozenTrial) -> float:
+def trial_seconds(trial: FrozenTrial) -> float:
+    """How long it took by the clock; 0 before it has ended."""
     return trial.duration.total_seconds() if trial.duration is not None else 0.0
 
 
@@ -125,7 +124,15 @@ def _wall(trials: Sequence[FrozenTrial]) -> float | None:
     return (max(ends) - min(starts)).total_seconds() if starts else None
 
 
-def _saved(spent: float, without: float) -> float | None:
+def judged_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that were judged, in the order in which they ended."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    found = study.get_trials(deepcopy=False, states=states)
+    return sorted(found, key=lambda t: (t.datetime_complete is None, t.datetime_complete, t.number))
+
+
+def saved_pct(spent: float, without: float) -> float | None:
+    """Share of an effort that was not made, in percent; None of no effort."""
     return 100.0 * (1.0 - spent / without) if without > 0 else None
 
 
@@ -245,8 +252,8 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
                   f"(n = {ranks['n']}, p = {_n(ranks['p'], 2)})."]  # fmt: skip
     lines += ["", f"### Jours de test, `{c['scenario']}`", "", *_test_table(test), ""]
     verdict = "Gain confirmé" if test["claimed"] else "Aucun gain confirmé"
-    reward = _interval(test["kpis"]["reward"]["difference"])
-    share = _interval(test["gain_pct"], " %")  # of a default that is not above 0 there is none
+    reward = interval(test["kpis"]["reward"]["difference"])
+    share = interval(test["gain_pct"], " %")  # of a default that is not above 0 there is none
     shown = reward if share == "–" else f"{reward}, soit {share}"
     lines += [f"{verdict} : récompense par jour {shown}.", ""]
     if test["worse"]:
@@ -270,7 +277,7 @@ def _test_table(test: Mapping[str, Any]) -> list[str]:
     for kpi, row in test["kpis"].items():
         lines.append(
             f"| {kpi} | {_n(row['winner'], 2)} | {_n(row['default'], 2)} | "
-            f"{_interval(row['difference'])} |"
+            f"{interval(row['difference'])} |"
         )
     return lines
 
@@ -308,176 +315,11 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _n(value: float | None, digits: int) -> str:
-    """A number as French writes it."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:,.{digits}f}".replace(",", "\u202f").replace(".", ",")
-
-
-def _interval(shown: Mapping[str, Any], unit: str = "") -> str:
-    if shown["mean"] is None:
-        return "–"
-    mean = f"{'+' if shown['mean'] >= 0 else ''}{_n(shown['mean'], 2)}{unit}"
-    if shown["ci95"] is None:
-        return mean
-    low, high = shown["ci95"]
-    return f"{mean} [{_n(low, 2)} ; {_n(high, 2)}]"
-
-
-def _write(path: Path, text: str) -> None:
+def write_markdown(path: Path, text: str) -> None:
+    """Write a report under a hidden name, then rename."""
     hidden = path.with_name(f".{path.name}.partial")
     hidden.write_text(text, encoding="utf-8")
     hidden.replace(path)
-
-
-# --- two studies -----------------------------------------------------------------------------
-
-
-def comparison(a: optuna.Study, b: optuna.Study) -> dict[str, Any]:
-    """Two studies of the same thing, such as TPE and random search, on the same validation days.
-
-    Raises:
-        UsageError: If they are not: of another policy, scenario or budget of a trial.
-
-    Both best trials are compared at the end, and at the same number of steps: the best of each
-    among the trials that had ended by then. The days are those that both studies searched on.
-    """
-    same = {
-        name: a.user_attrs.get(name) == b.user_attrs.get(name)
-        for name in ("policy", "scenario_hash", "space_hash", "budget_hash", "code_hash")
-    }
-    apart = [n for n in ("policy", "scenario_hash", "budget_hash") if not same[n]]
-    if apart:
-        raise UsageError(
-            f"studies {a.study_name} and {b.study_name} differ in {', '.join(apart)}: their scores "
-            "are not of the same thing"
-        )
-    spent = {s.study_name: _total(s) for s in (a, b)}
-    even = min(spent.values())
-    return {
-        "a": _side(a),
-        "b": _side(b),
-        "differs": [name for name, equal in same.items() if not equal],
-        "steps_saved_pct": _saved(spent[a.study_name], spent[b.study_name]),
-        "at_the_end": _paired(a, b, None),
-        "at_equal_steps": {"steps": even, **_paired(a, b, even)},
-    }
-
-
-def _side(study: optuna.Study) -> dict[str, Any]:
-    seconds = sum(_seconds(t) for t in _judged(study))
-    return {
-        "study": study.study_name,
-        "sampler": study.user_attrs.get("sampler"),
-        "pruning": study.user_attrs.get("pruning"),
-        "standing": vars(standing(study)),
-        "steps": _total(study),
-        "trials_s": seconds,
-        "curve": curve(study),
-    }
-
-
-def curve(study: optuna.Study) -> list[tuple[int, float]]:
-    """Steps spent so far and the best score so far, at the end of each complete trial."""
-    spent, best, points = 0, -np.inf, []
-    for trial in _judged(study):
-        spent += trial.user_attrs.get(STEPS, 0)
-        if trial.state == TrialState.COMPLETE:
-            best = max(best, float(trial.values[0]))
-            points.append((spent, best))
-    return points
-
-
-def _judged(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that were judged, in the order in which they ended."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
-    found = study.get_trials(deepcopy=False, states=states)
-    return sorted(found, key=lambda t: (t.datetime_complete is None, t.datetime_complete, t.number))
-
-
-def _total(study: optuna.Study) -> int:
-    return sum(t.user_attrs.get(STEPS, 0) for t in _judged(study))
-
-
-def _best_within(study: optuna.Study, steps: int | None) -> FrozenTrial | None:
-    spent, best = 0, None
-    for trial in _judged(study):
-        spent += trial.user_attrs.get(STEPS, 0)
-        if steps is not None and spent > steps:
-            break
-        if trial.state == TrialState.COMPLETE and (
-            best is None or trial.values[0] > best.values[0]
-        ):
-            best = trial
-    return best
-
-
-def _paired(a: optuna.Study, b: optuna.Study, steps: int | None) -> dict[str, Any]:
-    one, other = _best_within(a, steps), _best_within(b, steps)
-    if one is None or other is None:
-        return {"a": None, "b": None, "difference": None}
-    days = [np.array(t.user_attrs[PER_DAY]) for t in (one, other)]
-    found: Estimate | None = None
-    if len(days[0]) == len(days[1]):
-        found = paired_difference(days[0], days[1])
-    return {
-        "a": {"trial": one.number, "score": float(one.values[0])},
-        "b": {"trial": other.number, "score": float(other.values[0])},
-        "difference": None
-        if found is None
-        else {"mean": found.mean, "ci95": [found.low, found.high]},
-    }
-
-
-def comparison_markdown(document: Mapping[str, Any]) -> str:
-    """The comparison in French."""
-    a, b = document["a"], document["b"]
-    lines = [f"# `{a['study']}` et `{b['study']}`", ""]
-    if document["differs"]:
-        lines += [f"Attention, les études diffèrent : {', '.join(document['differs'])}.", ""]
-    lines += [
-        "| étude | tirage | élagage | essais | élagués | étapes | calcul, min |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for s in (a, b):
-        n = s["standing"]
-        count = n["complete"] + n["pruned"] + n["failed"]
-        lines.append(
-            f"| {s['study']} | {s['sampler']} | {'oui' if s['pruning'] else 'non'} | {count} | "
-            f"{n['pruned']} | {_n(s['steps'], 0)} | {_n(s['trials_s'] / 60, 1)} |"
-        )
-    lines += [
-        "",
-        f"La première prend {_n(document['steps_saved_pct'], 0)} % d'étapes de moins.",
-        "",
-    ]
-    for key, title in (("at_the_end", "À la fin"), ("at_equal_steps", "À étapes égales")):
-        found = document[key]
-        if found["a"] is None:
-            lines.append(f"- {title} : rien à comparer.")
-            continue
-        shown = found["difference"]
-        lines.append(
-            f"- {title} : {_n(found['a']['score'], 2)} contre {_n(found['b']['score'], 2)}"
-            + (f", écart apparié {_interval(shown)}." if shown else ".")
-        )
-    return "\n".join([*lines, ""])
-
-
-def write_comparison(a: optuna.Study, b: optuna.Study, folder: Path) -> dict[str, Any]:
-    """Write ``comparison.md`` and ``comparison.json`` with the figure; returns the document."""
-    from .plots import draw_comparison
-
-    document = comparison(a, b)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_document(folder / "comparison.json", document)
-    picture = draw_comparison(document, folder)
-    _write(
-        folder / COMPARISON_FILE,
-        comparison_markdown(document) + f"\n![{picture.name}]({picture.name})\n",
-    )
-    return document
 
 
 # --- TensorBoard -----------------------------------------------------------------------------
@@ -488,7 +330,7 @@ def write_hparams(study: optuna.Study) -> Path:
     from torch.utils.tensorboard import SummaryWriter
 
     root = paths.data_dir() / "tensorboard" / study.study_name
-    for trial in _judged(study):
+    for trial in judged_trials(study):
         folder = root / f"trial_{trial.number:04d}"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
