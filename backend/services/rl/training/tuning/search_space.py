@@ -30,6 +30,8 @@ from optuna.distributions import (
 
 from services.rl.errors import UsageError
 
+from .dotted_names import plain
+
 POLICIES: Final = ("dqn_matching", "planner", "qnetwork")
 FIXED: Final = (
     "seed", "threads", "num_threads", "device", "repeats", "care", "check_days", "check_moves",
@@ -107,7 +109,7 @@ class Parameter:
                 )
             if (self.low, self.high) != (None, None):
                 raise UsageError(f"search space: {self.name} has choices and a range; give one")
-            if _plain(default) not in [_plain(choice) for choice in self.choices]:
+            if plain(default) not in [plain(choice) for choice in self.choices]:
                 raise UsageError(
                     f"search space: {self.name}: the default, {_token(default)}, is not among the "
                     "choices; a study begins with it"
@@ -198,7 +200,7 @@ class SearchSpace:
         shown: dict[str, Any] = {}
         for p in self.parameters:
             if p.choices:
-                shown[p.name] = {"choices": [_plain(c) for c in p.choices]}
+                shown[p.name] = {"choices": [plain(c) for c in p.choices]}
             else:
                 flags = {f: True for f in ("log", "whole", "complement") if getattr(p, f)}
                 shown[p.name] = {"low": p.low, "high": p.high, **flags}
@@ -267,13 +269,9 @@ def _parsed(name: str, raw: Any, fields: Mapping[str, Any]) -> Parameter:
     )
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
 def _token(value: Any) -> Any:
     """A choice as Optuna keeps it: lists as JSON."""
-    return json.dumps(_plain(value)) if isinstance(value, list | tuple) else value
+    return json.dumps(plain(value)) if isinstance(value, list | tuple) else value
 
 
 def _keepable(value: Any) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from services.rl.errors import TrainingError, UsageError
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.training.config import TrainingConfig
-from services.rl.training.tuning import objective as room
+from services.rl.training.tuning import network_objective as room
 from services.rl.training.tuning.objective import MOST_DAYS, RUNGS, objective_of, rung_of
 
 SCENARIO = load_scenario("geneva_small")
