@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import optuna
 import pytest
 
 from services.rl.errors import TrainingError, UsageError
@@ -43,6 +44,23 @@ def test_pruning_saves_more_than_half_of_the_steps(storage, tmp_path):
     spent = sum(t.user_attrs["steps"] for t in study.get_trials())
     assert spent < 0.5 * 16 * 8
     assert standing(study).pruned > 8
+
+
+def test_a_trial_that_falls_behind_after_the_last_halving_is_stopped_too(tmp_path):
+    pruner = room._pruner(toy(tmp_path).setup())
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for height in (5.0, 6.0, 7.0):  # played to the end, each better than all before
+        trial = study.ask()
+        for rung in range(1, 9):
+            trial.report(height * rung / 8, rung)
+            assert not trial.should_prune()
+        study.tell(trial, height)
+    late = study.ask()
+    for rung, score in enumerate([1.0, 2.0, 3.0, 4.0, 4.0], start=1):
+        late.report(score, rung)
+        assert not late.should_prune()  # at rung 5 the median of the others is 6 * 5 / 8 = 3.75
+    late.report(4.0, 6)
+    assert late.should_prune()  # 6 * 6 / 8 = 4.5
 
 
 def test_without_pruning_every_trial_is_played_to_the_end(storage, tmp_path):
@@ -119,6 +137,14 @@ def test_a_study_of_something_else_is_refused_and_both_are_shown(
         open_study(other.setup(), storage, resume=True)
     for mark in (then, now):
         assert str(mark)[:12] in str(caught.value)
+
+
+def test_a_study_of_another_pruner_is_refused(storage, tmp_path, monkeypatch):
+    order = toy(tmp_path)
+    begun(order, storage)
+    monkeypatch.setattr(room, "PRUNER", "another")
+    with pytest.raises(UsageError, match="of another pruner: halving 1 2 4, median from 4 there"):
+        open_study(order.setup(), storage, resume=True)
 
 
 def test_other_code_is_refused_unless_it_is_said_to_be_right(storage, tmp_path, monkeypatch):
