@@ -15,7 +15,7 @@ from services.rl.evaluation.paired import Estimate, paired_difference
 
 from ..evolution_run import write_document
 from .report import judged_trials, saved_pct, trial_seconds, write_markdown
-from .study import PER_DAY, STEPS, standing
+from .study import PER_DAY, RUNS, STEPS, standing
 
 COMPARISON_FILE: Final = "comparison.md"
 
@@ -60,6 +60,8 @@ def _side(study: optuna.Study) -> dict[str, Any]:
         "standing": vars(standing(study)),
         "steps": _total(study),
         "trials_s": seconds,
+        "runs": study.user_attrs.get(RUNS, []),
+        "sampler_seed": study.user_attrs.get("sampler_seed"),
         "curve": curve(study),
     }
 
@@ -141,6 +143,17 @@ def comparison_markdown(document: Mapping[str, Any]) -> str:
             f"- {title} : {_n(found['a']['score'], 2)} contre {_n(found['b']['score'], 2)}"
             + (f", écart apparié {interval(shown)}." if shown else ".")
         )
+    lines += [
+        "",
+        "Chaque étude a choisi son meilleur essai sur ces mêmes jours de validation : l'écart "
+        "compare des recherches, il ne prouve aucun gain.",
+        "",
+        "## Provenance",
+        "",
+    ]
+    for s in (a, b):
+        told = [f"`{run['command']}`, commit `{run['commit']}`" for run in s["runs"]]
+        lines.append(f"- {s['study']} : {' ; '.join(told) or '–'}, graine {s['sampler_seed']}")
     return "\n".join([*lines, ""])
 
 

@@ -35,7 +35,8 @@ DAYS = np.array([-3.0, 1.0, 0.5, 1.5])
 def study(storage, name, trials, **marks):
     """Trials given as (score or None if pruned, steps); each ends a minute after the last."""
     made = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-    for key, value in {**MARKS, **marks}.items():
+    run = {"command": f"auto_tune.py --study {name}", "commit": "abc"}
+    for key, value in {**MARKS, "runs": [run], "sampler_seed": 3, **marks}.items():
         made.set_user_attr(key, value)
     for number, (score, steps) in enumerate(trials):
         trial = create_trial(
@@ -111,4 +112,5 @@ def test_the_report_holds_the_figures(pair, tmp_path):
     text = (tmp_path / COMPARISON_FILE).read_text(encoding="utf-8")
     assert "La première prend 21 % d'étapes de moins." in text
     assert "À étapes égales : 7,00 contre 6,00" in text
+    assert "- whole : `auto_tune.py --study whole`, commit `abc`, graine 3" in text
     assert (tmp_path / "comparison.png").exists() and (tmp_path / "comparison.json").exists()
