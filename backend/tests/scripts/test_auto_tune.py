@@ -41,7 +41,7 @@ def days_played(monkeypatch):
 
 @pytest.mark.slow
 def test_a_network_is_tuned_confirmed_on_test_days_and_trained_as_the_winner(
-    atmr_home, capsys, days_played
+    atmr_home, capsys, days_played, monkeypatch
 ):
     study = ["--policy", "qnetwork", *TINY, "--study", "tiny"]
     assert tune("--trials", "3", *study, "--steps", "160", "--no-pruning") == 0
@@ -62,6 +62,7 @@ def test_a_network_is_tuned_confirmed_on_test_days_and_trained_as_the_winner(
     ci = confirmed["test"]["kpis"]["reward"]["difference"]["ci95"]
     assert confirmed["test"]["claimed"] == (ci[0] > 0)
     assert "Jours de test" in (folder / "report.md").read_text()
+    monkeypatch.chdir(atmr_home)
     command = [*shlex.split(confirmed["train"])[1:], "--name", "w", "--quiet"]
     assert exit_code(train_dqn, [*command, "--no-sanity-checks"]) == 0
     config = json.loads((atmr_home / "results/w/training_config.json").read_text())["config"]

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import optuna
 
+from services.rl import paths
 from services.rl.data.sources import open_source
 from services.rl.errors import AtmrError, TrainingError, UsageError
 from services.rl.evaluation.evaluation import day_book
@@ -26,7 +27,7 @@ from services.rl.simulation.scenarios import Scenario, Split, load_scenario
 from services.rl.simulation.types import FloatArray
 
 from ..evolution_run import write_document
-from .crossed import crossed_difference, crossed_gain, rank_correlation
+from .crossed import Gain, crossed_difference, crossed_gain, rank_correlation
 from .objective import MOST_DAYS
 from .search_space import document_sha256
 from .study import best_trials, default_trial, standing
@@ -197,22 +198,30 @@ def study_marks(study: optuna.Study) -> dict[str, Any]:
 
 
 def training_command(order: Order, plan: ConfirmPlan, config: Path) -> str:
-    """The command that trains a configuration as the confirmation did."""
+    """The command that trains a configuration as the confirmation did, from the root of outputs.
+
+    A report goes to other machines: paths in it are relative to `paths.home`.
+    """
     try:
         scenario = order.scenario.name
         same = load_scenario(scenario).sha256 == order.scenario.sha256
     except AtmrError:
         same = False
     if not same:  # resized, or a file: kept beside the configuration
-        scenario = str(config.parent / "scenario.yaml")
-        write_document(Path(scenario), order.scenario.model_dump(mode="json"))
+        kept = config.parent / "scenario.yaml"
+        write_document(kept, order.scenario.model_dump(mode="json"))
+        scenario = _from_home(kept)
     policy = "planner" if order.policy == "planner" else "dqn_matching"
     words = ["train_dqn.py", "--mode", plan.mode, "--policy", policy, "--scenario", scenario]
     if plan.steps is not None:
         words += ["--generations" if policy == "planner" else "--timesteps", str(plan.steps)]
     if order.data_dir is not None:
         words += ["--data-dir", order.data_dir]
-    return shlex.join([*words, "--config", str(config)])
+    return shlex.join([*words, "--config", _from_home(config)])
+
+
+def _from_home(path: Path) -> str:
+    return str(path.relative_to(paths.home()) if path.is_relative_to(paths.home()) else path)
 
 
 # --- training and choosing -----------------------------------------------------------------------
@@ -288,7 +297,7 @@ def _transfer(
 def _comparison(a: Mapping[str, FloatArray], b: Mapping[str, FloatArray]) -> dict[str, Any]:
     differences = {kpi: crossed_difference(a[kpi], b[kpi]) for kpi in COMPARED}
     return {
-        "gain_pct": _shown(crossed_gain(a["reward"], b["reward"])),
+        "gain_pct": _gain(crossed_gain(a["reward"], b["reward"])),
         "claimed": bool(differences["reward"].low > 0),
         "worse": [kpi for kpi in PATIENTS if _is_worse(kpi, differences[kpi])],
         "kpis": {
@@ -299,6 +308,14 @@ def _comparison(a: Mapping[str, FloatArray], b: Mapping[str, FloatArray]) -> dic
             }
             for kpi in COMPARED
         },
+    }
+
+
+def _gain(value: Gain) -> dict[str, Any]:
+    known = np.isfinite(value.mean)
+    return {
+        "mean": value.mean if known else None,
+        "ci95": [value.low, value.high] if known else None,
     }
 
 

@@ -1,6 +1,7 @@
 """Intervals of a comparison in which seeds and days both vary, and rank correlation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from math import factorial
 from typing import Any, Final
@@ -41,18 +42,50 @@ def crossed_difference(a: FloatArray, b: FloatArray) -> Estimate:
     return Estimate(mean, half)
 
 
-def crossed_gain(a: FloatArray, b: FloatArray) -> Estimate:
+@dataclass(frozen=True)
+class Gain:
+    """How much more, in percent, and its 95 % interval.
+
+    Attributes:
+        mean: NaN if unknown.
+        low: Lower end.
+        high: Upper end; seldom as far from the mean as the lower.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def crossed_gain(a: FloatArray, b: FloatArray) -> Gain:
     """How much more ``a`` is than ``b``, in percent of the mean of ``b``; see `crossed_difference`.
 
-    By the delta method for a ratio of means. Unknown where the mean of ``b`` is not above 0.
+    Fieller's interval (1954) of a ratio of means: every ratio r for which the interval of
+    ``a - r b`` holds 0. The delta method goes wrong where ``b`` is hardly above 0, as a default
+    that learns little is. Unknown where the interval of ``b`` itself reaches 0.
     """
-    base = float(np.mean(b))
-    if not base > 0:
-        return Estimate(float("nan"), float("inf"))
-    ratio = float(np.mean(a)) / base
-    residual = (np.asarray(a, float) - ratio * np.asarray(b, float)) / base
-    spread = crossed_difference(residual, np.zeros_like(residual))
-    return Estimate(100 * (ratio - 1), 100 * spread.half_width)
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    base = crossed_difference(b, np.zeros_like(b))
+    if not base.low > 0:
+        return Gain(float("nan"), float("-inf"), float("inf"))
+    ratio = float(a.mean()) / base.mean
+
+    def end(side: float) -> float:
+        """The last ratio on a side of the mean that is not excluded."""
+
+        def excluded(away: float) -> bool:
+            found = crossed_difference(a, (ratio + side * away) * b)
+            return bool(abs(found.mean) > found.half_width)
+
+        near, far = 0.0, 1e-6
+        while not excluded(far):  # it comes to an end: b is above 0
+            near, far = far, 2.0 * far
+        for _ in range(50):
+            middle = (near + far) / 2.0
+            near, far = (near, middle) if excluded(middle) else (middle, far)
+        return ratio + side * far
+
+    return Gain(*(100.0 * (r - 1.0) for r in (ratio, end(-1.0), end(1.0))))
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from services.rl import paths
 from services.rl.errors import TrainingError, UsageError
 from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.scenarios import load_scenario
@@ -55,8 +56,27 @@ def test_a_gain_is_in_percent_of_the_default_and_unknown_below_zero():
     default = 500 + two_way(rng, 3, 100, 0.5, 20.0, 1.0)
     better = 1.1 * default
     gain = crossed_gain(better, default)
-    assert gain.mean == pytest.approx(10.0) and gain.half_width < 0.1
+    assert gain.mean == pytest.approx(10.0)
+    assert 9.9 < gain.low < 10.0 < gain.high < 10.1
     assert np.isnan(crossed_gain(better, default - 1_000).mean)
+    unsure = two_way(rng, 3, 100, 5.0, 20.0, 1.0)  # its mean may be 0
+    assert np.isnan(crossed_gain(unsure + 50, unsure).mean)
+
+
+@pytest.mark.parametrize("truth", [10.0, 200.0])
+def test_a_gain_over_a_default_near_zero_is_covered_as_often_as_said(truth):
+    rng = np.random.default_rng(11)
+    covered = known = 0
+    for _ in range(300):
+        days = rng.normal(0.0, 60.0, 100)
+        default = 30 + days + two_way(rng, 5, 100, 4.0, 10.0, 20.0)
+        better = 30 * (1 + truth / 100) + days + two_way(rng, 5, 100, 4.0, 10.0, 20.0)
+        gain = crossed_gain(better, default)
+        if np.isfinite(gain.mean):
+            known += 1
+            covered += gain.low <= truth <= gain.high
+    assert known > 200
+    assert covered / known > 0.93
 
 
 def test_ranks_of_few_candidates_are_compared_exactly():
@@ -149,6 +169,13 @@ def test_fresh_seeds_and_days_choose_and_test_days_prove(searched, played, atmr_
     proven = [m[0]["values"]["height"] for m, labels in played.books if labels[0] == "seed:2000000"]
     assert sorted(proven) == sorted([best, 5.0]), "test days see the candidate and the default only"
     assert [len(labels) for _, labels in played.books] == [10, 10, 10, 12, 12]
+
+
+def test_the_command_that_trains_the_winner_holds_no_place_of_this_machine(searched, played):
+    study, order, _ = searched
+    command = confirm(study, order, PLAN)["train"]
+    assert command.endswith("--config results/toy/winner.json")
+    assert str(paths.home()) not in command
 
 
 def test_no_gain_on_test_days_leaves_the_default(searched, played, atmr_home):
