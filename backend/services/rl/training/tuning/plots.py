@@ -1,5 +1,6 @@
 """A study's figures, in French: history, rungs, importances, parallel coordinates; two compared."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,7 +124,7 @@ def _scale(values: list[Any]) -> tuple[Any, list[tuple[float, str]]]:
     """Where a value stands on its axis, 0 to 1, and what is written there."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if not numbers or len(set(values)) <= 1:
-        order = sorted(set(values), key=str)
+        order = sorted(set(values), key=_size)
         top = max(1, len(order) - 1)
         place = {v: i / top for i, v in enumerate(order)}
         return place.__getitem__, [(place[v], str(v)) for v in order[:_MOST_NAMES]]
@@ -135,6 +136,15 @@ def _scale(values: list[Any]) -> tuple[Any, list[tuple[float, str]]]:
     low, high = bent(min(values)), bent(max(values))
     ends = [(0.0, _written(min(values))), (1.0, _written(max(values)))]
     return (lambda v: (bent(v) - low) / (high - low)), ends
+
+
+def _size(choice: Any) -> tuple[float, str]:
+    """Choices by size where they are numbers, or lists of numbers such as widths of layers."""
+    try:
+        parsed = json.loads(choice) if isinstance(choice, str) else choice
+        return float(np.sum(parsed)), str(choice)
+    except (TypeError, ValueError):
+        return 0.0, str(choice)
 
 
 def _written(value: float) -> str:

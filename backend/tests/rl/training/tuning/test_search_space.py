@@ -1,12 +1,14 @@
 """Search spaces: what they draw, and what they refuse in one sentence."""
 
 import json
+from pathlib import Path
 
 import optuna
 import pytest
 
 from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import load_scenario
+from services.rl.training.config import flat_fields
 from services.rl.training.planner_config import plan_fields
 from services.rl.training.planner_fit import PlannerFit
 from services.rl.training.tuning.objective import objective_of
@@ -131,3 +133,13 @@ def test_what_makes_trials_comparable_is_not_moved(name):
 def test_choices_that_no_storage_gives_back_are_refused(choices):
     with pytest.raises(UsageError, match="choices must be different numbers"):
         parse_space({"x": {"choices": choices}}, {"x": 0.1})
+
+
+def test_the_flat_networks_defaults_are_those_that_were_confirmed():
+    folder = Path(__file__).resolve().parents[5] / "session/RL/tuning/geneva_overload_qnetwork"
+    confirmed = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
+    rounded = flat_fields()["hyperparameters"]
+    for name in ("learning_rate", "gamma", "batch_size", "hidden"):
+        value = confirmed["hyperparameters"][name]
+        kept = list(rounded[name]) if name == "hidden" else rounded[name]
+        assert kept == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value)
