@@ -6,10 +6,12 @@ is taken for new, and nothing is gone on with that began otherwise.
 """
 
 import json
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,7 +110,9 @@ def train_all(
         for job in left:
             note(job, train(job))
         return failed
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_watch_the_parent
+    )
     with pool:
         futures = {pool.submit(train, job): job for job in left}
         try:
@@ -118,6 +122,21 @@ def train_all(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return failed
+
+
+def _watch_the_parent() -> None:
+    """In a pool's process: a training ends with the command that wants it, however that ends.
+
+    It would hold its folder for minutes, and the command that goes on would be refused.
+    """
+
+    def wait() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def train(job: Job) -> str:

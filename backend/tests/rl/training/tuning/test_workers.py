@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from services.rl.training.tuning.storage import close, open_storage, turnstile
 from services.rl.training.tuning.study import open_study, standing
+from services.rl.training.tuning.trainings import Job, train_all
 from services.rl.training.tuning.worker import _child, work, work_together
 
 from .toy_studies import toy
@@ -109,6 +110,32 @@ def test_any_machine_sees_the_same_study(atmr_home, tmp_path, postgres_database,
     assert [t.values for t in seen.get_trials()] == [t.values for t in study.get_trials()]
     close(other)
     close(storage)
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_trainings_of_a_confirmation_end_with_it_however_it_ends(atmr_home, tmp_path):
+    order = toy(tmp_path, trouble="hangs in training")
+    jobs = [Job(order, "quick", None, "default", {"height": 5.0}, seed) for seed in (1, 2)]
+    parent = CONTEXT.Process(target=train_all, args=(jobs, 2, print))
+    parent.start()
+    until = time.monotonic() + 120
+    while len(begun := list(tmp_path.glob("training.*"))) < 2:
+        assert parent.is_alive() and time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    pids = [int(path.suffix[1:]) for path in begun]
+    until = time.monotonic() + 30
+    while any(map(_alive, pids)):
+        assert time.monotonic() < until, "trainings go on without anybody to take them"
+        time.sleep(0.05)
 
 
 def _held(url, name, inside, go_on):

@@ -61,6 +61,9 @@ class Hill:
     def train(self, values, seed, folder, on_message=None):
         if self.trouble == "cannot train b" and values["kind"] == "b":
             raise TrainingError("the loss is nan after 12 updates")
+        if self.trouble == "hangs in training":
+            (self.folder / f"training.{os.getpid()}").touch()
+            time.sleep(300)
         model = folder / "checkpoints" / "best"
         model.mkdir(parents=True, exist_ok=True)
         trained = {"values": values, "seed": seed, "times": 1}
@@ -93,7 +96,8 @@ class ToyOrder(Order):
     """An order whose objective is the hill.
 
     Attributes:
-        trouble: What goes wrong: nan, refuses, picky, hangs once, dies once, slow, cannot train b;
+        trouble: What goes wrong: nan, refuses, picky, hangs once, dies once, slow, cannot train b,
+            hangs in training;
             or nothing.
         folder: Where trials leave their marks.
     """
