@@ -18,12 +18,15 @@ from scripts.rl.command import (
     INTERRUPTED,
     SUCCESS,
     Parser,
+    check_name,
     command_parser,
+    end_on_sigterm_too,
     make_folder,
     positive_float,
     positive_int,
     provenance,
     run,
+    script_beside,
     seed_number,
     without_secrets,
     write_json,
@@ -32,6 +35,7 @@ from services.rl.simulation.scenarios import Scenario, load_scenario
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import RDBStorage
 
     from services.rl.training.tuning.worker import Order
 
@@ -41,10 +45,10 @@ auto_tune.py --trials 50
 auto_tune.py --trials 50 --policy planner --scenario geneva_overload --workers 2
 auto_tune.py --trials 50 --policy qnetwork --scenario geneva_overload --workers 2 --resume
 auto_tune.py --trials 50 --study here --storage postgresql://atmr@db/tuning --workers 2
-auto_tune.py --trials 50 --study chance --sampler random --no-pruning
+auto_tune.py --trials 50 --policy qnetwork --scenario geneva_overload --sampler random
 auto_tune.py confirm --study geneva_overload_qnetwork --transfer geneva --workers 2
-auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning
-auto_tune.py compare geneva_overload_qnetwork chance
+auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning/mine
+auto_tune.py compare geneva_overload_qnetwork geneva_overload_qnetwork_random
 auto_tune.py protocol --scenario geneva_overload
 """
 _TELL_EVERY_S = 5.0
@@ -65,7 +69,10 @@ def build_parser() -> Parser:
     parser.add_argument("--hours", type=positive_float, help="another length of the day")
     parser.add_argument("--drivers", type=positive_int, help="another fleet size, demand in ratio")
     parser.add_argument("--workers", type=positive_int, default=1, help="processes (default 1)")
-    parser.add_argument("--study", help="its name (default <scenario>_<policy>)")
+    parser.add_argument(
+        "--study",
+        help="its name (default <scenario>_<policy>, then _random and _unpruned where they apply)",
+    )
     add_storage(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the study")
     parser.add_argument(
@@ -97,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[given[0]](given[1:])
     arguments = build_parser().parse_args(given)
     make_folder(arguments.json and arguments.json.parent)
+    end_on_sigterm_too()
     return _search(arguments, given)
 
 
@@ -104,44 +112,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
-    from services.rl.training.tuning.storage import close
-    from services.rl.training.tuning.study import RUNS, open_study
-    from services.rl.training.tuning.worker import ORDER, work, work_together
+    from services.rl.training.tuning.storage import close, storage_failures_told
 
     order = _order(arguments)
     storage = order.connect()
     try:
-        study = open_study(
-            order.setup(), storage, resume=arguments.resume, other_code=arguments.other_code
-        )
-        if ORDER not in study.user_attrs:  # of who began it: another host's paths are its own
-            study.set_user_attr(ORDER, order.document())
-        study.set_user_attr(RUNS, [*study.user_attrs.get(RUNS, []), provenance()])
-        tell = _Teller(study, arguments.quiet)
-        try:
-            if arguments.workers == 1:
-                work(order, on_trial=lambda *_: tell(at_once=True))
-            else:
-                work_together(order, arguments.workers, on_look=tell)
-        except KeyboardInterrupt:
-            tell(at_once=True)
-            _conclude(study, order, arguments)
-            words = [w for w in without_secrets(given) if w != "--resume"]
-            print(
-                "interrupted; the best so far is written: go on with "
-                + shlex.join(["auto_tune.py", *words, "--resume"]),
-                file=sys.stderr,
-            )
-            return INTERRUPTED
-        tell(at_once=True)
-        _conclude(study, order, arguments)
+        with storage_failures_told():
+            return _play(order, storage, arguments, given)
     finally:
         close(storage)
+
+
+def _play(
+    order: "Order", storage: "RDBStorage", arguments: argparse.Namespace, given: Sequence[str]
+) -> int:
+    from services.rl.training.tuning.study import RUNS, open_study
+    from services.rl.training.tuning.worker import ORDER, work, work_together
+
+    study = open_study(
+        order.setup(), storage, resume=arguments.resume, other_code=arguments.other_code
+    )
+    if ORDER not in study.user_attrs:  # of who began it: another host's paths are its own
+        study.set_user_attr(ORDER, order.document())
+    study.set_user_attr(RUNS, [*study.user_attrs.get(RUNS, []), provenance()])
+    tell = _Teller(study, arguments.quiet)
+    try:
+        if arguments.workers == 1:
+            work(order, on_trial=lambda *_: tell(at_once=True))
+        else:
+            work_together(order, arguments.workers, on_look=tell)
+    except KeyboardInterrupt:
+        tell(at_once=True)
+        _conclude(study, order, arguments)
+        words = [w for w in without_secrets(given) if w != "--resume"]
+        print(
+            "interrupted; the best so far is written: go on with "
+            f"{script_beside('auto_tune.py')} {shlex.join([*words, '--resume'])}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    tell(at_once=True)
+    _conclude(study, order, arguments)
     return SUCCESS
 
 
 def _order(arguments: argparse.Namespace) -> "Order":
-    from services.rl.training.config import TrainingConfig
     from services.rl.training.tuning.objective import STUDY_DAYS, objective_of
     from services.rl.training.tuning.search_space import SPACES, load_space
     from services.rl.training.tuning.worker import Order
@@ -150,8 +165,8 @@ def _order(arguments: argparse.Namespace) -> "Order":
     if arguments.hours is not None or arguments.drivers is not None:
         horizon = None if arguments.hours is None else 60.0 * arguments.hours
         scenario = scenario.resized(num_drivers=arguments.drivers, horizon_min=horizon)
-    name = arguments.study or _default_name(arguments, scenario)
-    TrainingConfig().changed(experiment_name=name)  # the same names are allowed
+    name = _default_name(arguments, scenario) if arguments.study is None else arguments.study
+    check_name("--study", name)
     days = arguments.days or STUDY_DAYS
     objective = objective_of(
         arguments.policy,
@@ -222,7 +237,8 @@ def _line(trial: Any) -> str:
     elif state == "pruned":
         what = f"pruned at rung {trial.last_step}, {trial.intermediate_values[trial.last_step]:.2f}"
     else:
-        what = f"failed: {trial.user_attrs.get('reason', 'interrupted; queued again')}"
+        reason = trial.user_attrs.get("reason")
+        what = "interrupted, queued again" if reason is None else f"failed: {reason}"
     return f"trial {trial.number}: {what} ({seconds:.0f} s)"
 
 
@@ -231,8 +247,9 @@ def _conclude(study: "optuna.Study", order: "Order", arguments: argparse.Namespa
     from services.rl.training.evolution_run import write_document
     from services.rl.training.tuning.report import write_hparams, write_report
     from services.rl.training.tuning.study import best_trials
-    from services.rl.training.tuning.worker import folder_of, summary
+    from services.rl.training.tuning.worker import folder_of, remove_leftovers, summary
 
+    remove_leftovers(study)
     folder = folder_of(order.name)
     write_report(study, folder, confirmed_of(study, folder))
     write_hparams(study)
@@ -250,7 +267,9 @@ def _conclude(study: "optuna.Study", order: "Order", arguments: argparse.Namespa
         print(f"{order.name}: {document['complete']} complete, {document['pruned']} pruned, "
               f"{document['failed']} failed; {text}; report in {folder}")  # fmt: skip
         if best:
-            print(f"prove it: auto_tune.py confirm --study {order.name}")
+            budget = " --mode sanity" if order.mode == "sanity" else ""
+            tuner = script_beside("auto_tune.py")
+            print(f"prove it: {tuner} confirm --study {order.name}{budget}")
 
 
 def _protocol(argv: Sequence[str]) -> int:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.rl.command import (
+    INTERRUPTED,
     SUCCESS,
     command_parser,
+    end_on_sigterm_too,
     make_folder,
     positive_int,
     provenance,
+    script_beside,
     write_json,
 )
 from services.rl.errors import UsageError
@@ -22,10 +25,16 @@ from services.rl.simulation.scenarios import load_scenario
 if TYPE_CHECKING:
     import optuna
 
-EXAMPLES = """
-auto_tune.py confirm --study geneva_overload_qnetwork --seeds 6 --transfer geneva --workers 2
-auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning/q
-auto_tune.py compare geneva_overload_qnetwork chance
+CONFIRM_EXAMPLES = """
+auto_tune.py confirm --study geneva_overload_qnetwork --workers 2
+auto_tune.py confirm --study geneva_overload_qnetwork --top 2 --seeds 6 --transfer geneva
+"""
+REPORT_EXAMPLES = """
+auto_tune.py report --study geneva_overload_qnetwork
+auto_tune.py report --study geneva_overload_qnetwork --out session/RL/tuning/mine
+"""
+COMPARE_EXAMPLES = """
+auto_tune.py compare geneva_overload_qnetwork geneva_overload_qnetwork_random
 """
 
 
@@ -40,15 +49,16 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
 
 def confirm(argv: Sequence[str]) -> int:
     """Retrain the best, choose one, compare it with the default on test days."""
-    from services.rl.training.tuning.confirm import ConfirmPlan, confirm
+    from services.rl.training.tuning.confirm import ConfirmPlan
+    from services.rl.training.tuning.confirm import confirm as confirmed
     from services.rl.training.tuning.report import write_report
     from services.rl.training.tuning.storage import close, open_storage
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of, order_of
 
-    parser = command_parser(confirm.__doc__ or "", EXAMPLES)
+    parser = command_parser(confirm.__doc__ or "", CONFIRM_EXAMPLES)
     parser.prog = "auto_tune.py confirm"
-    parser.add_argument("--study", required=True)
+    parser.add_argument("--study", required=True, help="a study that was played")
     add_storage(parser)
     parser.add_argument("--top", type=positive_int, default=3, help="candidates (default 3)")
     parser.add_argument("--seeds", type=positive_int, default=3, help="of each (default 3)")
@@ -56,15 +66,25 @@ def confirm(argv: Sequence[str]) -> int:
         "--mode", choices=("sanity", "quick", "production"), default="production",
         help="budget of a training (default production)",
     )  # fmt: skip
-    parser.add_argument("--steps", type=positive_int, help="as for a study")
-    parser.add_argument("--choice-days", type=positive_int, default=200)
-    parser.add_argument("--test-days", type=positive_int, default=200)
+    parser.add_argument(
+        "--steps", type=positive_int,
+        help="environment steps of a training (planner: generations) instead of the mode's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--choice-days", type=positive_int, default=200,
+        help="fresh validation days that choose a candidate (default 200)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test-days", type=positive_int, default=200,
+        help="test days that compare it with the default (default 200)",
+    )  # fmt: skip
     parser.add_argument("--transfer", help="another scenario to play both on, as they are")
     parser.add_argument("--data-dir", help="folder of real trips (default the study's)")
-    parser.add_argument("--workers", type=positive_int, default=1)
+    parser.add_argument("--workers", type=positive_int, default=1, help="processes (default 1)")
     arguments = parser.parse_args(argv)
     make_folder(arguments.json and arguments.json.parent)
-    storage = open_storage(arguments.storage)
+    end_on_sigterm_too()
+    storage = open_storage(arguments.storage, must_exist=True)
     try:
         study = existing_study(arguments.study, storage)
         order = order_of(study, arguments.storage)
@@ -80,7 +100,14 @@ def confirm(argv: Sequence[str]) -> int:
             transfer=None if arguments.transfer is None else load_scenario(arguments.transfer),
             workers=arguments.workers,
         )
-        document = confirm(study, order, plan, _printer(arguments.quiet), provenance())
+        try:
+            document = confirmed(study, order, plan, _printer(arguments.quiet), provenance())
+        except KeyboardInterrupt:
+            print(
+                "interrupted; finished trainings are kept: the same command goes on",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
         folder = folder_of(order.name)
         write_report(study, folder, document)
     finally:
@@ -98,7 +125,10 @@ def confirm(argv: Sequence[str]) -> int:
         )
         if test["worse"]:
             print(f"worse for patients: {', '.join(test['worse'])}")
-        print(f"report in {folder}; train {document['winner']} so: {document['train']}")
+        script, _, options = document["train"].partition(" ")
+        print(
+            f"report in {folder}; train {document['winner']} so: {script_beside(script)} {options}"
+        )
     return SUCCESS
 
 
@@ -109,7 +139,7 @@ def report(argv: Sequence[str]) -> int:
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of
 
-    parser = command_parser(report.__doc__ or "", EXAMPLES)
+    parser = command_parser(report.__doc__ or "", REPORT_EXAMPLES)
     parser.prog = "auto_tune.py report"
     parser.add_argument("--study", required=True)
     parser.add_argument("--out", type=Path, help="folder (default results/<study>)")
@@ -117,7 +147,7 @@ def report(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     make_folder(arguments.out)
     make_folder(arguments.json and arguments.json.parent)
-    storage = open_storage(arguments.storage)
+    storage = open_storage(arguments.storage, must_exist=True)
     try:
         study = existing_study(arguments.study, storage)
         confirmed = confirmed_of(study, folder_of(arguments.study))
@@ -138,15 +168,17 @@ def compare(argv: Sequence[str]) -> int:
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of
 
-    parser = command_parser(compare.__doc__ or "", EXAMPLES)
+    parser = command_parser(compare.__doc__ or "", COMPARE_EXAMPLES)
     parser.prog = "auto_tune.py compare"
     parser.add_argument("a", help="a study, such as TPE with pruning")
     parser.add_argument("b", help="another, such as random search")
     parser.add_argument("--out", type=Path, help="folder (default results/<a>/against_<b>)")
     add_storage(parser)
     arguments = parser.parse_args(argv)
+    if arguments.a == arguments.b:
+        raise UsageError(f"compare {arguments.a} {arguments.b}: name two studies")
     make_folder(arguments.json and arguments.json.parent)
-    storage = open_storage(arguments.storage)
+    storage = open_storage(arguments.storage, must_exist=True)
     try:
         a, b = (existing_study(name, storage) for name in (arguments.a, arguments.b))
         folder = arguments.out or folder_of(arguments.a) / f"against_{arguments.b}"

@@ -6,14 +6,18 @@ as ``python scripts/rl/x.py`` or ``python backend/scripts/rl/x.py``.
 """
 
 import argparse
+import contextlib
 import errno
 import json
 import math
 import os
 import platform
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -61,6 +65,34 @@ def resuming(argv: Sequence[str], name: str) -> str:
     if not any(word == "--name" or word.startswith("--name=") for word in words):
         words += ["--name", name]
     return shlex.join(["train_dqn.py", *words, "--resume"])
+
+
+def end_on_sigterm_too() -> None:
+    """Take SIGTERM (``docker stop``, systemd) for Ctrl-C: what is finished is written.
+
+    Only the main thread may say so; elsewhere the signal stays as it is.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def check_name(option: str, name: str) -> None:
+    """Names of folders under ``results/``, as trainings and studies have them.
+
+    Raises:
+        UsageError: If it is none, naming the option.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"{option} {name!r}: a name has up to 100 letters, digits, dots, dashes and "
+            "underscores, and begins with a letter or a digit"
+        )
+
+
+def script_beside(name: str) -> str:
+    """Another script as a person who ran this one would type it: ``python .../train_dqn.py``."""
+    here = Path(sys.argv[0])
+    return f"python {here.with_name(name)}" if here.suffix == ".py" else name
 
 
 def exit_code(
@@ -166,6 +198,8 @@ def write_json(path: Path, payload: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the folder may be none
+            temporary.unlink(missing_ok=True)
         raise UsageError(f"--json {path} cannot be written: {error.strerror}") from error
 
 

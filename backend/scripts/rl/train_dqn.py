@@ -77,7 +77,7 @@ def build_parser() -> Parser:
     parser.add_argument("--config", type=Path, help="JSON or YAML of fields to change")
     parser.add_argument(
         "--network", choices=("pair", "flat"),
-        help="pair (default): any fleet; flat: the roadmap's 512-256-128, one fleet size",
+        help="pair (default): any fleet; flat: the roadmap's, for one fleet size",
     )  # fmt: skip
     parser.add_argument("--teacher", help="policy to learn from first; 'none': from nothing")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")

@@ -1,15 +1,24 @@
 """`auto_tune.py`: what it leaves and says, and what it refuses in one sentence."""
 
 import json
+import os
 import shlex
+import signal
+import time
 
 import numpy as np
+import optuna
 import pytest
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 
 from scripts.rl.auto_tune import main
-from scripts.rl.command import exit_code
+from scripts.rl.command import end_on_sigterm_too, exit_code
 from scripts.rl.train_dqn import main as train_dqn
 from services.rl.simulation.engine import Engine
+from services.rl.training.tuning import worker
+from services.rl.training.tuning.storage import close, open_storage
 
 TINY = ["--scenario", "geneva_small", "--mode", "sanity", "--days", "2"]
 FIRST_TEST_DAY = 2_000_000
@@ -93,11 +102,13 @@ def test_the_planner_is_tuned_and_its_configuration_fits_it(atmr_home, capsys):
         (["--storage", "postgresql://me:secret@127.0.0.1:1/x"], "cannot be used"),
         (["--resume", "--study", "none"], "none of this name"),
         (["--scenario", "nowhere"], "nowhere"),
-        (["--study", "../up"], "experiment_name"),
+        (["--study", "../up"], "--study '../up': a name has"),
+        (["--study", ""], "--study '': a name has"),
         (["--hours", "30"], "0..24 hours"),
-        (["confirm", "--study", "none"], "none of this name"),
-        (["report", "--study", "none"], "none of this name"),
-        (["compare", "a", "b"], "none of this name"),
+        (["confirm", "--study", "none"], "no such file: no study was begun there"),
+        (["report", "--study", "none"], "no such file: no study was begun there"),
+        (["compare", "a", "b"], "no such file: no study was begun there"),
+        (["compare", "a", "a"], "name two studies"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(atmr_home, capsys, arguments, words):
@@ -113,4 +124,57 @@ def test_an_unknown_parameter_is_one_sentence(atmr_home, capsys):
     space = atmr_home / "space.yaml"
     space.write_text("hyperparameters.lerning_rate: {low: 1e-5, high: 1e-3}\n")
     assert tune("--space", str(space)) == 2
-    assert "unknown parameter 'hyperparameters.lerning_rate'" in sentence(capsys)
+    said = sentence(capsys)
+    assert f"--space {space}: search space: unknown parameter" in said
+    assert "'hyperparameters.lerning_rate'" in said
+    assert "such as 'hyperparameters.learning_rate'" in said
+
+
+def test_looking_at_studies_makes_no_database(atmr_home, capsys):
+    missing = atmr_home / "mistyped" / "studies.db"
+    assert tune("report", "--study", "x", "--storage", f"sqlite:///{missing}") == 2
+    assert not missing.parent.exists()
+
+
+def test_a_study_that_is_not_there_is_said_with_those_that_are(atmr_home, capsys):
+    storage = open_storage()
+    optuna.create_study(storage=storage, study_name="here")
+    close(storage)
+    for command in (["confirm", "--study", "x"], ["report", "--study", "x"], ["compare", "x", "y"]):
+        assert tune(*command) == 2
+        assert "none of this name here; there are here" in sentence(capsys)
+
+
+def test_a_database_that_refuses_to_be_written_is_one_sentence(atmr_home, capsys, monkeypatch):
+    cause = sqlalchemy.exc.OperationalError("INSERT", {}, Exception("readonly database"))
+
+    def refuse(*_, **__):
+        raise StorageInternalError("An exception is raised during the commit.") from cause
+
+    monkeypatch.setattr(RDBStorage, "create_new_study", refuse)
+    assert tune("--trials", "1", "--study", "x") == 2
+    assert sentence(capsys).endswith("--storage: the database failed: readonly database")
+
+
+def test_another_world_or_budget_is_told_by_its_fields(atmr_home, capsys, monkeypatch):
+    monkeypatch.setattr(worker, "work", lambda *_, **__: None)
+    first = ["--study", "x", "--policy", "qnetwork", "--scenario", "geneva_small"]
+    assert tune(*first) == 0
+    capsys.readouterr()
+    assert tune(*first[:-1], "geneva", "--resume") == 2
+    said = sentence(capsys)
+    assert "scenario geneva_small there, geneva now" in said and "drivers 3 there, 10 now" in said
+    assert tune(*first, "--resume", "--seed", "5") == 2
+    assert "another budget of a trial" in (said := sentence(capsys))
+    assert "(seed 0 there, 5 now)" in said
+
+
+def test_sigterm_is_taken_for_ctrl_c():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_on_sigterm_too()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -89,6 +89,13 @@ def test_json_that_cannot_be_written_is_one_sentence(tmp_path):
         write_json(tmp_path / "file" / "result.json", {})
 
 
+def test_json_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_json(tmp_path / "folder", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_passwords_stay_out_of_results(monkeypatch):
     monkeypatch.setattr(
         "sys.argv", ["x.py", "--database-url", "postgresql://u:s3cret@h/d", "--days", "3"]

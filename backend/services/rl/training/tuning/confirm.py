@@ -6,6 +6,7 @@ is then compared with the default on test days, so that nothing is chosen by the
 both vary: the interval takes both as random (crossed effects).
 """
 
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -142,8 +143,9 @@ def confirm(
     chosen_by = {name: _played(full.plays_as, choice, models[name]) for name in models}
     means = {name: float(t["reward"].mean()) for name, t in chosen_by.items()}
     chosen = max((n for n in means if n != DEFAULT), key=lambda n: means[n])
+    behind = "" if means[chosen] > means[DEFAULT] else "; the default is better on these days"
     say(f"chosen on {'fresh ' if fresh else ''}validation days: {chosen} ({means[chosen]:.1f}, "
-        f"default {means[DEFAULT]:.1f})")  # fmt: skip
+        f"default {means[DEFAULT]:.1f}{behind})")  # fmt: skip
     test = day_book(order.scenario, source, Split.TEST, None if source else plan.test_days)
     pair = (chosen, DEFAULT)
     tables = {name: _played(full.plays_as, test, models[name]) for name in pair}
@@ -178,10 +180,12 @@ def confirm(
         "candidate": chosen,
         "winner": chosen if found["claimed"] else DEFAULT,
         "test": found,
+        "earlier": [],
         "transfer": None,
         "provenance": dict(provenance or {}),
     }
     folder = folder_of(order.name)
+    document["earlier"] = _earlier_looks(folder / CONFIRMED_FILE, document)
     write_document(folder / CANDIDATE_FILE, full.document(candidates[chosen]))
     write_document(folder / WINNER_FILE, full.document(candidates[str(document["winner"])]))
     document["train"] = training_command(order, plan, folder / WINNER_FILE)
@@ -190,6 +194,21 @@ def confirm(
         document["transfer"] = _transfer(full.plays_as, order, plan, pair, models)
         write_document(folder / CONFIRMED_FILE, document)
     return document
+
+
+def _earlier_looks(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Confirmations of this study by another plan: each has looked at test days, and one chose."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = before["marks"] == document["marks"]
+        looks: list[dict[str, Any]] = before.get("earlier", []) if same else []
+        if same and before["plan"] != json.loads(json.dumps(document["plan"])):
+            reward = before["test"]["kpis"]["reward"]["difference"]
+            looks = [*looks, {"plan": before["plan"], "candidate": before["candidate"],
+                              "reward": reward}]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # none, or none that can be read
+    return looks
 
 
 def study_marks(study: optuna.Study) -> dict[str, Any]:
@@ -211,13 +230,12 @@ def training_command(order: Order, plan: ConfirmPlan, config: Path) -> str:
         kept = config.parent / "scenario.yaml"
         write_document(kept, order.scenario.model_dump(mode="json"))
         scenario = _from_home(kept)
-    policy = "planner" if order.policy == "planner" else "dqn_matching"
-    words = ["train_dqn.py", "--mode", plan.mode, "--policy", policy, "--scenario", scenario]
-    if plan.steps is not None:
-        words += ["--generations" if policy == "planner" else "--timesteps", str(plan.steps)]
+    kind = ["--network", "flat"] if order.policy == "qnetwork" else ["--policy", order.policy]
+    words = ["train_dqn.py", "--mode", plan.mode, *kind, "--scenario", scenario]
     if order.data_dir is not None:
         words += ["--data-dir", order.data_dir]
-    return shlex.join([*words, "--config", _from_home(config)])
+    name = f"{order.name[:90]}.winner"  # not the scenario's own: a model may lie there
+    return shlex.join([*words, "--config", _from_home(config), "--name", name])
 
 
 def _from_home(path: Path) -> str:

@@ -42,3 +42,16 @@ def laid_over(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(below, dict) and isinstance(value, Mapping)
         merged[name] = laid_over(below, value) if both and below is not None else plain(value)
     return merged
+
+
+def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of ``mine`` that ``theirs`` lacks or has otherwise, group by group."""
+    found: dict[str, Any] = {}
+    for name, value in mine.items():
+        other = theirs.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            if below := difference(value, other):
+                found[name] = below
+        elif plain(value) != plain(other):
+            found[name] = plain(value)
+    return found

@@ -17,7 +17,7 @@ from ..config import TrainingConfig, config_json, flat_fields, mode_config
 from ..run_log import read_metrics
 from ..task import DispatchTask, Score
 from ..trainer import Trainer
-from .dotted_names import dotted, laid_over, nested, plain
+from .dotted_names import difference, dotted, laid_over, nested
 from .objective import RUNGS, Report, rung_of
 
 _QNETWORK_STEPS = {"sanity": 400, "quick": 128_000}
@@ -36,6 +36,14 @@ _SANITY: dict[str, Any] = {
     "hyperparameters": {"num_envs": 4, "batch_size": 64, "buffer_size": 10_000},
 }
 """Of a sanity trial: as short as may be, with defaults that lie within the spaces."""
+
+
+_NO_MATTER = (
+    "experiment_name", "seed", "device", "num_threads", "resume_training", "checkpoint_path",
+    "checkpoints", "sanity",
+)  # fmt: skip
+"""Fields that a configuration to train by leaves open: they decide nothing of what is learned, or
+are the person's to choose."""
 
 
 class _Judged(DispatchTask):
@@ -66,6 +74,7 @@ class NetworkObjective:
         data_dir: str | None,
     ) -> None:
         self.policy = policy
+        self.mode = mode
         self.plays_as = "dqn_matching" if policy == "dqn_matching" else "dqn"
         self.scenario = scenario
         self.source = open_source(scenario, data_dir)
@@ -146,10 +155,12 @@ class NetworkObjective:
         return best[0]
 
     def document(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The changed fields, and for the flat network what makes it one."""
-        document: dict[str, Any] = {}
-        if self.policy == "qnetwork":
-            document = plain(flat_fields())
+        """See `Objective`: the moved fields, and what else the mode has otherwise."""
+        mine = config_json(self.base.changed(**nested(values)))
+        theirs = config_json(mode_config(self.mode))
+        for name in _NO_MATTER:
+            mine.pop(name)
+        document = {"total_timesteps": mine["total_timesteps"], **difference(mine, theirs)}
         return laid_over(document, nested(values))
 
     def train(

@@ -61,7 +61,10 @@ class Objective(Protocol):
         ...
 
     def document(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``train_dqn.py --config`` takes, for this budget."""
+        """What ``train_dqn.py --config`` takes to train by these fields, at this budget.
+
+        With the mode's name it gives what `train` trains, but for the seed.
+        """
         ...
 
     def train(

@@ -20,7 +20,7 @@ from ..planner_config import changed_plan, plan_fields
 from ..planner_fit import PlannerFit, Stage, fit_planner, weighted
 from ..planner_run import planner_fit_of, train_planner
 from ..task import Score
-from .dotted_names import laid_over, nested, plain
+from .dotted_names import difference, laid_over, nested, plain
 from .objective import RUNGS, Report
 
 _SANITY_FIT: dict[str, Any] = {
@@ -49,6 +49,7 @@ class PlannerObjective:
         data_dir: str | None,
     ) -> None:
         self.scenario = scenario
+        self.mode = mode
         self.source = open_source(scenario, data_dir)
         plan = planner_fit_of(mode)
         if mode == "sanity":
@@ -117,12 +118,15 @@ class PlannerObjective:
         return Score(float(rewards.mean()), rewards, means)
 
     def document(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The changed fields, and the generations that they leave at this budget."""
+        """See `Objective`: the moved fields, the generations that they leave, and what else."""
         plan = self.plan(values)
-        document = laid_over({}, nested(values))
+        mine = nested(plan_fields(plan))
+        for name in ("seed", "threads"):
+            mine.pop(name)
+        document = difference(mine, nested(plan_fields(planner_fit_of(self.mode))))
+        document = laid_over(document, nested(values))
         for name in ("busy", "own"):
-            stage = document.setdefault(name, {})
-            stage["generations"] = getattr(plan, name).generations
+            document.setdefault(name, {})["generations"] = getattr(plan, name).generations
         return document
 
     def train(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from services.rl.evaluation.kpi_figure import BLUE, GREY, ORANGE, RED
 from services.rl.evaluation.plots import save_figure
@@ -51,6 +52,7 @@ def _history(d: Mapping[str, Any]) -> Figure:
     axes.step(x, np.maximum.accumulate(y), where="post", color=ORANGE, label="meilleur jusque-là")
     if d["default"] is not None:
         axes.axhline(d["default"]["score"], color=RED, linestyle="--", label="défaut")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _framed(axes, y, [*y, *last])
     axes.legend(fontsize=8, frameon=False)
     return figure
@@ -86,7 +88,8 @@ def _rungs(d: Mapping[str, Any]) -> Figure:
             values)  # fmt: skip
     for color, label in (*reversed(kinds.values()), (RED, "défaut")):
         axes.plot([], [], color=color, label=label)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -21,6 +21,7 @@ from .study import (
     RUNS,
     STARTUP_TRIALS,
     STEPS,
+    WHOLE,
     complete_trials,
     default_trial,
     standing,
@@ -28,6 +29,17 @@ from .study import (
 
 REPORT_FILE: Final = "report.md"
 STUDY_FILE: Final = "study.json"
+KPI_NAMES: Final = {
+    "reward": "récompense par jour",
+    "on_time_pct": "à l'heure, %",
+    "completion_pct": "servis, %",
+    "unserved": "non servis par jour",
+    "unserved_p4": "non servis par jour, priorité 4",
+    "unserved_p5": "non servis par jour, priorité 5 (la plus urgente)",
+    "wait_mean_min": "attente moyenne, min",
+    "wait_p95_min": "attente, 95e centile, min",
+    "deadhead_km_per_trip": "km à vide par course",
+}
 _KPIS: Final = ("on_time_pct", "completion_pct", "unserved", "deadhead_km_per_trip")
 
 
@@ -46,6 +58,7 @@ def study_document(study: optuna.Study, confirmed: Mapping[str, Any] | None) -> 
     whole = [t.user_attrs[STEPS] for t in complete_trials(study)]
     full = float(np.mean(whole)) if whole else 0.0
     spent = sum(t.user_attrs[STEPS] for t in judged)
+    unpruned = sum(t.user_attrs.get(WHOLE, full) for t in judged)
     seconds = [trial_seconds(t) for t in complete_trials(study)]
     without = len(judged) * float(np.mean(seconds)) if seconds else 0.0
     used_s = sum(trial_seconds(t) for t in judged)
@@ -55,7 +68,7 @@ def study_document(study: optuna.Study, confirmed: Mapping[str, Any] | None) -> 
         "standing": vars(now),
         "best": _row(study.best_trial) if now.complete else None,
         "default": None if (d := default_trial(study)) is None else _row(d),
-        "steps": {"spent": spent, "full": full, "saved_pct": saved_pct(spent, full * len(judged))},
+        "steps": {"spent": spent, "full": full, "saved_pct": saved_pct(spent, unpruned)},
         "time": {
             "trials_s": used_s,
             "without_pruning_s": without,
@@ -153,7 +166,7 @@ def markdown(document: Mapping[str, Any], pictures: Sequence[str]) -> str:
         f"{sampler}, {'avec' if d['pruning'] else 'sans'} élagage. "
         f"{state['complete'] + state['pruned'] + state['failed']} essais : "
         f"{state['complete']} menés à terme, {state['pruned']} élagués, {state['failed']} en "
-        f"échec ; {state['lost']} interrompus et remis en file.",
+        f"échec ; interrompus et remis en file : {state['lost']}.",
         "",
         *_effort(d),
         *_screening_table(d),
@@ -201,7 +214,8 @@ def _screening_table(d: Mapping[str, Any]) -> list[str]:
         "",
         "Ces écarts choisissent des candidats ; ils ne prouvent aucun gain.",
         "",
-        "| essai | récompense/jour | à l'heure % | servis % | non servis | km à vide | réglages |",
+        "| essai | récompense/jour | à l'heure % | servis % | non servis/jour | km à vide/course | "
+        "réglages |",
         "|---|---|---|---|---|---|---|",
     ]
     for t in shown:
@@ -227,7 +241,7 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Confirmation",
         "",
-        f"{len(c['candidates']) - 1} candidats et le défaut, réentraînés au budget "
+        f"{_counted(len(c['candidates']) - 1, 'candidat')} et le défaut, réentraînés au budget "
         f"`{plan['mode']}` avec {plan['seeds']} graines neuves chacun ; un candidat est choisi sur "
         f"{plan['choice_days'][2]} jours de validation"
         f"{' neufs' if plan['fresh_choice_days'] else ' (que l’étude a joués aussi)'}, puis "
@@ -238,7 +252,8 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|",
     ]
     for row in c["candidates"]:
-        name = f"**{row['name']}**" if row["name"] == c["candidate"] else row["name"]
+        name = "défaut" if row["name"] == "default" else row["name"]
+        name = f"**{name}**" if row["name"] == c["candidate"] else name
         if row["failed"]:
             lines.append(f"| {name} | {_n(row['screening'], 1)} | échec | {row['failed']} |")
             continue
@@ -254,10 +269,18 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
     verdict = "Gain confirmé" if test["claimed"] else "Aucun gain confirmé"
     reward = interval(test["kpis"]["reward"]["difference"])
     share = interval(test["gain_pct"], " %")  # of a default that is not above 0 there is none
-    shown = reward if share == "–" else f"{reward}, soit {share}"
+    unknown = "en % inconnu : le défaut ne gagne pas nettement plus que 0"
+    shown = f"{reward} ({unknown})" if share == "–" else f"{reward}, soit {share}"
     lines += [f"{verdict} : récompense par jour {shown}.", ""]
+    if looks := c.get("earlier", []):
+        lines += [
+            f"**Attention** : {_counted(len(looks), 'autre confirmation', 'autres confirmations')} "
+            "de cette étude, autrement budgétée, a déjà regardé les jours de test ; "
+            "l'intervalle ne le compte pas.",
+            "",
+        ]
     if test["worse"]:
-        names = ", ".join(f"`{kpi}`" for kpi in test["worse"])
+        names = ", ".join(KPI_NAMES.get(kpi, kpi) for kpi in test["worse"])
         lines += [f"**Attention, pire pour les patients** (intervalle entier) : {names}.", ""]
     kept = "ces réglages" if c["winner"] != "default" else "les réglages par défaut, inchangés"
     lines += [f"`winner.json` porte {kept} ; pour l'entraîner comme ici : `{c['train']}`.", ""]
@@ -276,7 +299,7 @@ def _test_table(test: Mapping[str, Any]) -> list[str]:
     lines = ["| indicateur | candidat | défaut | écart |", "|---|---|---|---|"]
     for kpi, row in test["kpis"].items():
         lines.append(
-            f"| {kpi} | {_n(row['winner'], 2)} | {_n(row['default'], 2)} | "
+            f"| {KPI_NAMES.get(kpi, kpi)} | {_n(row['winner'], 2)} | {_n(row['default'], 2)} | "
             f"{interval(row['difference'])} |"
         )
     return lines
@@ -301,6 +324,10 @@ def _provenance(d: Mapping[str, Any]) -> list[str]:
         last = plan["first_seed"] + plan["seeds"] - 1
         seeds.append(f"- graines de la confirmation : {plan['first_seed']} à {last}")
     return ["## Provenance", "", *told, *seeds, ""]
+
+
+def _counted(count: int, one: str, more: str | None = None) -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _params(params: Mapping[str, Any]) -> str:

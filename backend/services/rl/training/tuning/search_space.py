@@ -11,6 +11,7 @@ hyperparameters.batch_size: {choices: [128, 256, 512]}
 ```
 """
 
+import difflib
 import hashlib
 import json
 import math
@@ -186,9 +187,9 @@ class SearchSpace:
             if p.name not in fields:
                 raise UsageError(
                     f"search space: unknown parameter {p.name!r}: a parameter is named as a field "
-                    f"of the configuration, such as {next(iter(fields))!r}"
+                    f"of the configuration, such as {_nearest(p.name, fields)!r}"
                 )
-            if p.name in FIXED or p.name.startswith(_FIXED_GROUPS):
+            if _is_fixed(p.name):
                 raise UsageError(
                     f"search space: {p.name} must stay as it is: trials would not compare"
                 )
@@ -232,7 +233,10 @@ def load_space(path: Path, fields: Mapping[str, Any]) -> SearchSpace:
         raise UsageError(f"--space {path} is neither JSON nor YAML") from error
     if not isinstance(raw, dict):
         raise UsageError(f"--space {path} must hold a mapping of parameters")
-    return parse_space(raw, fields)
+    try:
+        return parse_space(raw, fields)
+    except UsageError as error:
+        raise UsageError(f"--space {path}: {error}") from error
 
 
 def parse_space(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> SearchSpace:
@@ -242,6 +246,16 @@ def parse_space(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> SearchSpac
         UsageError: If it names what is unknown or impossible.
     """
     return SearchSpace(tuple(_parsed(str(n), v, fields) for n, v in raw.items())).checked(fields)
+
+
+def _is_fixed(name: str) -> bool:
+    return name in FIXED or name.startswith(_FIXED_GROUPS)
+
+
+def _nearest(name: str, fields: Mapping[str, Any]) -> str:
+    """The field that may be moved and is written most alike."""
+    free = [field for field in fields if not _is_fixed(field)]
+    return difflib.get_close_matches(name, free, 1, 0.0)[0]
 
 
 def _parsed(name: str, raw: Any, fields: Mapping[str, Any]) -> Parameter:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
@@ -38,7 +38,11 @@ def default_storage() -> str:
 
 
 def open_storage(
-    url: str | None = None, *, heartbeat_s: int = HEARTBEAT_S, grace_s: int = GRACE_S
+    url: str | None = None,
+    *,
+    heartbeat_s: int = HEARTBEAT_S,
+    grace_s: int = GRACE_S,
+    must_exist: bool = False,
 ) -> RDBStorage:
     """Connect, and make the tables where there are none.
 
@@ -47,6 +51,7 @@ def open_storage(
             ``postgresql://`` means its psycopg driver.
         heartbeat_s: Seconds between signs of life.
         grace_s: Seconds of silence after which a trial is given up.
+        must_exist: An SQLite file that is not there is not made: studies are only looked at.
 
     Raises:
         UsageError: If it cannot be reached or is none; the password is not shown.
@@ -56,6 +61,10 @@ def open_storage(
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise UsageError("--storage sqlite: studies need a file, sqlite:///PATH")
+        if must_exist and not Path(parsed.database).is_file():
+            raise UsageError(
+                f"--storage {parsed.database}: there is no such file: no study was begun there"
+            )
         try:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -81,10 +90,29 @@ def open_storage(
                     connection.execute(text("PRAGMA journal_mode=WAL"))
             return storage
     except (SQLAlchemyError, OptunaError, ImportError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        raise UsageError(
-            f"--storage {shown} cannot be used: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        raise UsageError(f"--storage {shown} cannot be used: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The database's own first line, whatever it is wrapped in."""
+    deepest: BaseException = error
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+    lines = str(getattr(deepest, "orig", None) or deepest).strip().splitlines()
+    return lines[0] if lines else type(deepest).__name__
+
+
+@contextmanager
+def storage_failures_told() -> Iterator[None]:
+    """Inside, a database that fails (full, read-only, gone) is one sentence.
+
+    Raises:
+        UsageError: In place of the database's error.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise UsageError(f"--storage: the database failed: {_reason(error)}") from error
 
 
 def _parsed(url: str) -> URL:

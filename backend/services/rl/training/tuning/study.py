@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import Scenario
 
+from .dotted_names import dotted, plain
 from .objective import Objective
 from .search_space import SearchSpace, document_sha256
 
@@ -47,6 +48,8 @@ STEPS: Final = "steps"
 RUNS: Final = "runs"  # study attribute: command, commit and machine of every run
 STUDY_ID: Final = "id"  # study attribute: tells it from another of its name
 _BEGUN: Final = "begun"
+WHOLE: Final = "whole"  # steps that the trial would take if it is not stopped
+_FEW = 3  # differences told in a sentence
 KPIS_ATTR: Final = "kpis"
 PER_DAY: Final = "per_day"
 
@@ -134,7 +137,7 @@ def open_study(
     if resume:
         study = existing_study(setup.name, storage)
         if _BEGUN in study.user_attrs:
-            _compare(study, setup.marks(), other_code)
+            _compare(study, setup, other_code)
             return study
     else:
         try:
@@ -180,8 +183,8 @@ def existing_study(name: str, storage: RDBStorage) -> optuna.Study:
         ) from None
 
 
-def _compare(study: optuna.Study, marks: Mapping[str, Any], other_code: bool) -> None:
-    kept = study.user_attrs
+def _compare(study: optuna.Study, setup: StudySetup, other_code: bool) -> None:
+    kept, marks = study.user_attrs, setup.marks()
     words = {
         "policy": "policy",
         "scenario_hash": "scenario",
@@ -204,8 +207,25 @@ def _compare(study: optuna.Study, marks: Mapping[str, Any], other_code: bool) ->
         way = " (--other-code goes on all the same)" if name == "code_hash" else ""
         raise UsageError(
             f"--resume: study {study.study_name} is of another {words[name]}: "
-            f"{_short(then)} there, {_short(now)} now{way}"
+            f"{_short(then)} there, {_short(now)} now{_in_words(name, kept, setup)}{way}"
         )
+
+
+def _in_words(mark: str, kept: Mapping[str, Any], setup: StudySetup) -> str:
+    """Which fields behind two hashes differ, the first few."""
+    behind = {
+        "scenario_hash": ("scenario", "drivers", "day_hours"),
+        "budget_hash": ("budget",),
+        "space_hash": ("space",),
+    }.get(mark, ())
+    before, now = (dotted({n: side.get(n) for n in behind}) for side in (kept, setup.story()))
+    names = [n for n in {**before, **now} if plain(before.get(n)) != plain(now.get(n))]
+    told = []
+    for n in names[:_FEW]:
+        field = n.removeprefix("budget.").removeprefix("config.")
+        told.append(f"{field} {before.get(n, 'none')} there, {now.get(n, 'none')} now")
+    more = f", and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f" ({'; '.join(told)}{more})" if told else ""
 
 
 def _short(value: Any) -> str:

@@ -61,7 +61,7 @@ class Job:
                 self.order.scenario.sha256,
                 self.days,
                 objective.identity(),
-                objective.document(self.values),
+                sorted(self.values.items()),
                 self.seed,
                 code_sha256(),
             ]

@@ -7,6 +7,7 @@ that looks as if it ran; the others notice its silence, fail it and queue its va
 
 import logging
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -39,6 +40,7 @@ from .study import (
     REASON,
     STEPS,
     STUDY_ID,
+    WHOLE,
     StudySetup,
     existing_study,
     ready,
@@ -220,6 +222,7 @@ class _Trial:
         try:
             values = self._setup.space.draw(trial)
             self._started()
+            trial.set_user_attr(WHOLE, objective.steps(values))
             last: list[tuple[Score, int]] = []
 
             def report(rung: int, score: Score, steps: int) -> None:
@@ -234,8 +237,7 @@ class _Trial:
                     self._note(trial, *last[0])
                     raise optuna.TrialPruned(f"rung {rung} of {RUNGS}")
 
-            of = trial.study.user_attrs.get(STUDY_ID, "")  # another storage may hold the same name
-            name = f"{self._setup.name}.{of}.trial_{trial.number:04d}"[-100:].lstrip("._-")
+            name = trial_folder(trial.study, trial.number)
             score = objective.run(values, name, report)
             _finite(score)
             self._note(trial, score, last[0][1])
@@ -259,6 +261,21 @@ class _Trial:
     def _note(trial: optuna.Trial, score: Score, steps: int) -> None:
         trial.set_user_attr(STEPS, steps)
         trial.set_user_attr(KPIS_ATTR, {k: round(v, 4) for k, v in score.kpis.items()})
+
+
+def trial_folder(study: optuna.Study, number: int) -> str:
+    """Name of a trial's folder under ``results/``; another storage may hold the same study name."""
+    of = study.user_attrs.get(STUDY_ID, "")
+    return f"{study.study_name}.{of}.trial_{number:04d}"[-100:].lstrip("._-")
+
+
+def remove_leftovers(study: optuna.Study) -> None:
+    """Remove what killed trials left behind: a trial that ends removes its folder itself."""
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished():
+            name = trial_folder(study, trial.number)
+            for folder in (paths.results_dir() / name, paths.data_dir() / "tensorboard" / name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _finite(score: Score) -> None:
@@ -362,6 +379,7 @@ def _child(order: Order, number: int) -> None:
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(format="%(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # not every look of every worker
     try:
         work(order, number)
     except KeyboardInterrupt:

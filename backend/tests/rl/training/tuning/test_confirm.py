@@ -14,6 +14,7 @@ from services.rl.training.tuning import confirm as room
 from services.rl.training.tuning import trainings
 from services.rl.training.tuning.confirm import ConfirmPlan, confirm
 from services.rl.training.tuning.crossed import crossed_difference, crossed_gain, rank_correlation
+from services.rl.training.tuning.report import write_report
 from services.rl.training.tuning.study import best_trials, open_study
 from services.rl.training.tuning.worker import work
 
@@ -174,8 +175,19 @@ def test_fresh_seeds_and_days_choose_and_test_days_prove(searched, played, atmr_
 def test_the_command_that_trains_the_winner_holds_no_place_of_this_machine(searched, played):
     study, order, _ = searched
     command = confirm(study, order, PLAN)["train"]
-    assert command.endswith("--config results/toy/winner.json")
+    assert command.endswith("--config results/toy/winner.json --name toy.winner")
     assert str(paths.home()) not in command
+
+
+def test_another_look_at_the_test_days_is_remembered_and_told(searched, played, atmr_home):
+    study, order, _ = searched
+    assert confirm(study, order, PLAN)["earlier"] == []
+    assert confirm(study, order, PLAN)["earlier"] == []  # the same, played again
+    found = confirm(study, order, replace(PLAN, test_days=8))
+    assert [look["plan"]["test_days"][2] for look in found["earlier"]] == [12]
+    write_report(study, atmr_home / "told", found)
+    text = (atmr_home / "told" / "report.md").read_text(encoding="utf-8")
+    assert "1 autre confirmation de cette étude" in text
 
 
 def test_no_gain_on_test_days_leaves_the_default(searched, played, atmr_home):

@@ -8,6 +8,7 @@ import pytest
 from services.rl.errors import TrainingError, UsageError
 from services.rl.simulation.scenarios import load_scenario
 from services.rl.training.tuning import study as room
+from services.rl.training.tuning.report import study_document
 from services.rl.training.tuning.search_space import Parameter, SearchSpace
 from services.rl.training.tuning.storage import STORAGE_VARIABLE, close, open_storage
 from services.rl.training.tuning.study import (
@@ -18,7 +19,7 @@ from services.rl.training.tuning.study import (
 )
 from services.rl.training.tuning.worker import work
 
-from .toy_studies import DEFAULTS, toy
+from .toy_studies import DEFAULTS, Hill, toy
 
 
 def begun(order, storage, **how):
@@ -61,6 +62,16 @@ def test_a_trial_that_falls_behind_after_the_last_halving_is_stopped_too(tmp_pat
         assert not late.should_prune()  # at rung 5 the median of the others is 6 * 5 / 8 = 3.75
     late.report(4.0, 6)
     assert late.should_prune()  # 6 * 6 / 8 = 4.5
+
+
+def test_what_pruning_saves_is_told_against_each_trials_own_steps(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hill, "steps", lambda _, values: 8 if values["height"] == 5.0 else 16)
+    study = begun(toy(tmp_path, trials=12), storage)
+    work(toy(tmp_path, trials=12))
+    whole = 8 + 11 * 16
+    spent = sum(t.user_attrs["steps"] for t in study.get_trials())
+    document = study_document(study, None)
+    assert document["steps"]["saved_pct"] == pytest.approx(100 * (1 - spent / whole))
 
 
 def test_without_pruning_every_trial_is_played_to_the_end(storage, tmp_path):

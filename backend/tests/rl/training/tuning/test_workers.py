@@ -12,7 +12,13 @@ from optuna.trial import TrialState
 from services.rl.training.tuning.storage import close, open_storage, turnstile
 from services.rl.training.tuning.study import open_study, standing
 from services.rl.training.tuning.trainings import Job, train_all
-from services.rl.training.tuning.worker import _child, work, work_together
+from services.rl.training.tuning.worker import (
+    _child,
+    remove_leftovers,
+    trial_folder,
+    work,
+    work_together,
+)
 
 from .toy_studies import toy
 
@@ -83,6 +89,19 @@ def test_an_interrupted_worker_queues_its_trial_again(atmr_home, tmp_path):
     work(order, worker=1)
     played = [t.params for t in study.get_trials() if t.state.is_finished()]
     assert played.count(trial.params) == 2
+    close(storage)
+
+
+def test_what_a_killed_trial_left_is_removed_and_nothing_else(atmr_home, tmp_path):
+    order = toy(tmp_path, trials=2)
+    storage, study = begun(order)
+    work(order)
+    own, other = trial_folder(study, 1), "toy.another.trial_0001"
+    for name in (own, other, "toy"):
+        (atmr_home / "results" / name).mkdir(parents=True)
+    remove_leftovers(study)
+    left = {path.name for path in (atmr_home / "results").iterdir()}
+    assert left == {other, "toy"}
     close(storage)
 
 
