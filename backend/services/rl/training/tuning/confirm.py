@@ -29,6 +29,7 @@ from services.rl.simulation.types import FloatArray
 
 from ..evolution_run import write_document
 from .crossed import Gain, crossed_difference, crossed_gain, rank_correlation
+from .dotted_names import plain
 from .objective import MOST_DAYS
 from .search_space import document_sha256
 from .study import best_trials, default_trial, standing
@@ -369,7 +370,9 @@ def _ranks(
     """Of screening and full-budget scores; the default counts where both played the same values."""
     names = [n for n in means if n != DEFAULT]
     default = default_trial(study)
-    if default is not None and order.space.fields(default.params) == candidates[DEFAULT]:
-        names.append(DEFAULT)
+    if default is not None:
+        then, now = order.space.fields(default.params), candidates[DEFAULT]
+        if all(plain(then[field]) == plain(now[field]) for field in now):
+            names.append(DEFAULT)
     scores = [_screening(study, screened.get(n)) for n in names]
     return rank_correlation([s for s in scores if s is not None], [means[n] for n in names])

@@ -265,6 +265,9 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
     if ranks["rho"] is not None:
         lines += ["", f"Corrélation de rang criblage → budget plein : ρ = {_n(ranks['rho'], 2)} "
                   f"(n = {ranks['n']}, p = {_n(ranks['p'], 2)})."]  # fmt: skip
+    else:
+        lines += ["", "Corrélation de rang criblage → budget plein : moins de trois candidats "
+                  "comparables (`--top`)."]  # fmt: skip
     lines += ["", f"### Jours de test, `{c['scenario']}`", "", *_test_table(test), ""]
     verdict = "Gain confirmé" if test["claimed"] else "Aucun gain confirmé"
     reward = interval(test["kpis"]["reward"]["difference"])
@@ -280,7 +283,7 @@ def _confirmed_part(d: Mapping[str, Any]) -> list[str]:
             "",
         ]
     if test["worse"]:
-        names = ", ".join(KPI_NAMES.get(kpi, kpi) for kpi in test["worse"])
+        names = " ; ".join(KPI_NAMES.get(kpi, kpi) for kpi in test["worse"])
         lines += [f"**Attention, pire pour les patients** (intervalle entier) : {names}.", ""]
     kept = "ces réglages" if c["winner"] != "default" else "les réglages par défaut, inchangés"
     lines += [f"`winner.json` porte {kept} ; pour l'entraîner comme ici : `{c['train']}`.", ""]

@@ -15,10 +15,11 @@ from services.rl.training.tuning import trainings
 from services.rl.training.tuning.confirm import ConfirmPlan, confirm
 from services.rl.training.tuning.crossed import crossed_difference, crossed_gain, rank_correlation
 from services.rl.training.tuning.report import write_report
+from services.rl.training.tuning.search_space import Parameter, SearchSpace
 from services.rl.training.tuning.study import best_trials, open_study
 from services.rl.training.tuning.worker import work
 
-from .toy_studies import toy
+from .toy_studies import Hill, toy
 
 
 def two_way(rng, seeds, days, of_seed, of_day, rest, gain=0.0):
@@ -177,6 +178,18 @@ def test_the_command_that_trains_the_winner_holds_no_place_of_this_machine(searc
     command = confirm(study, order, PLAN)["train"]
     assert command.endswith("--config results/toy/winner.json --name toy.winner")
     assert str(paths.home()) not in command
+
+
+def test_the_default_counts_in_the_ranks_also_where_a_value_is_a_list(
+    storage, tmp_path, played, monkeypatch
+):
+    space = SearchSpace((Parameter("height", 0.0, 10.0), Parameter("kind", choices=((1, 2), (3,)))))
+    monkeypatch.setattr(Hill, "fields", lambda _: {"height": 5.0, "kind": [1, 2]})
+    order = toy(tmp_path, trials=12, space=space)
+    study = open_study(order.setup(), storage, resume=False)
+    work(order)
+    found = confirm(study, order, PLAN)
+    assert found["rank_correlation"]["n"] == PLAN.top + 1
 
 
 def test_another_look_at_the_test_days_is_remembered_and_told(searched, played, atmr_home):
