@@ -7,9 +7,12 @@ Exit code 0 is GO (or a part of the phases without a verdict), 1 NO-GO.
 import argparse
 import math
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     order.config.changed(experiment_name=name)  # the same names are allowed
     folder = results_dir() / name
     make_folder(folder)
-    return _run(arguments, given, order, plan, folder)
+    with _ended_as_by_ctrl_c():
+        return _run(arguments, given, order, plan, folder)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM (``docker stop``) ends the command as Ctrl-C does: nothing finished is lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _phases(text: str) -> tuple[str, ...]:
@@ -171,69 +188,94 @@ def _run(
     plan: "Plan",
     folder: Path,
 ) -> int:
-    from services.rl.data.sources import open_source
     from services.rl.training.checkpoints import sole_writer
     from services.rl.training.export import one_thread
-    from services.rl.training.protocol.bench import Bench, judging_book
-    from services.rl.training.protocol.dataset import data_set
-    from services.rl.training.protocol.protocol import Outcome, run_protocol
-    from services.rl.training.protocol.report import JSON_FILE, write_report
-    from services.rl.training.protocol.table import document
 
     one_thread()
     say = (lambda _: None) if arguments.quiet else _say
     whence = {**provenance(), "seed": arguments.seed}
-    days = arguments.judge_days or BUDGETS[arguments.mode].judge_days
-    with sole_writer(folder):
-        begun = _begun_on(folder / JSON_FILE) if arguments.resume else None
-        source = open_source(order.scenario, order.data_dir)
-        book = judging_book(order, source, days)
-        bench = Bench(
-            order, data_set(order, say, expected=begun), book, folder, source, whence,
-            arguments.resume,
-        )  # fmt: skip
-
-        def so_far(outcome: Outcome) -> None:
-            write_report(folder, document(bench, plan, outcome), whence, draw=False)
-
-        outcome = run_protocol(bench, plan, say, so_far)
-        found = document(bench, plan, outcome)
-        write_report(folder, found, whence)
+    try:
+        with sole_writer(folder):
+            found = _found(arguments, order, plan, folder, whence, say)
+    except KeyboardInterrupt:  # while the teacher's days are played, or the report is written
+        return _interrupted(given)
     if arguments.json is not None:
         write_json(arguments.json, {**found, **whence})
-    if outcome.interrupted:
-        words = ["protocol", *(word for word in given if word != "--resume"), "--resume"]
-        print(
-            "interrupted; what is finished is written: go on with "
-            + shlex.join(["auto_tune.py", *words]),
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+    if found["interrupted"]:
+        return _interrupted(given)
     if not arguments.quiet:
         _conclude(found, folder)
     return FAILED if found["verdict"] == "NO-GO" else SUCCESS
 
 
-def _begun_on(path: Path) -> str | None:
-    """SHA-256 of the data set that the run to be resumed began on; None: it had not come so far."""
-    import json
+def _found(
+    arguments: argparse.Namespace,
+    order: "DataOrder",
+    plan: "Plan",
+    folder: Path,
+    whence: dict[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run the phases and write the report; refused before any work if the folder says so."""
+    from services.rl.data.sources import open_source
+    from services.rl.training.protocol import begun
+    from services.rl.training.protocol.bench import Bench, judging_book
+    from services.rl.training.protocol.dataset import data_set
+    from services.rl.training.protocol.protocol import Outcome, run_protocol
+    from services.rl.training.protocol.report import write_report
+    from services.rl.training.protocol.table import document
 
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["hashes"]["data"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--resume: {path} cannot be read: {error}") from error
+    days = arguments.judge_days or BUDGETS[arguments.mode].judge_days
+    expected = None
+    if arguments.resume:
+        begun.refuse_other(folder, order, plan.start, days)
+        expected = begun.data_begun_on(folder)
+        plan = replace(plan, phases=begun.with_finished(folder, plan.phases))
+    else:
+        begun.refuse_again(folder)
+    source = open_source(order.scenario, order.data_dir)
+    book = judging_book(order, source, days)
+    data = data_set(order, say, expected=expected)
+    plan.checked(len(data.train))
+    begun.write_begun(folder, order, plan.start, days)
+    bench = Bench(order, data, book, folder, source, whence, arguments.resume)
+
+    def so_far(outcome: Outcome) -> None:
+        write_report(folder, document(bench, plan, outcome), whence, draw=False)
+
+    outcome = run_protocol(bench, plan, say, so_far)
+    found = document(bench, plan, outcome)
+    write_report(folder, found, whence)
+    return found
+
+
+def _interrupted(given: Sequence[str]) -> int:
+    words = ["protocol", *(word for word in given if word != "--resume"), "--resume"]
+    print(
+        "interrupted; what is finished is written: go on with "
+        + shlex.join(["auto_tune.py", *words]),
+        file=sys.stderr,
+    )
+    return INTERRUPTED
 
 
 def _conclude(found: dict[str, Any], folder: Path) -> None:
+    from services.rl.training.protocol.protocol import DEFAULT
+    from services.rl.training.protocol.report import significant
+
     for finding in found["findings"]:
-        value = "not measured" if finding["value"] is None else f"{finding['value']:.3g}"
-        print(f"  {finding['kind']:9} {finding['measure']:16} {value:>12}  "
+        value, unit = finding["value"], finding["unit"]
+        told = "not measured" if value is None else significant(value, unit)
+        print(f"  {finding['kind']:9} {finding['measure']:16} {told:>12}  "
               f"{finding['bound']} {finding['limit']:g}: "
               f"{'holds' if finding['holds'] else 'BROKEN'}")  # fmt: skip
-    verdict = found["verdict"] or "no verdict (phase C was not asked for)"
-    print(f"winner {found['winner']}: {verdict}; report in {folder}")
+    winner, verdict = found["winner"], found["verdict"]
+    who = "no candidate but the default" if winner == DEFAULT else f"candidate {winner}"
+    if verdict is None:
+        verdict = "no verdict (phase C was not asked for)"
+    elif verdict == "NO-GO":
+        verdict = "NO-GO, the default stays"
+    print(f"{who}: {verdict}; report in {folder}")
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,7 @@
 """`auto_tune.py protocol`: what it leaves and says, and what it refuses in one sentence."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scripts.rl import auto_tune_protocol
 from scripts.rl.auto_tune import main
 from scripts.rl.command import exit_code
 from services.rl.training.protocol import bench as bench_room
+from services.rl.training.protocol import dataset as dataset_room
 from services.rl.training.protocol import protocol as protocol_room
 
 TINY = ["protocol", "--scenario", "geneva_small", "--mode", "sanity", "--days", "2",
@@ -42,7 +44,8 @@ def test_three_phases_end_to_end(atmr_home, capsys, no_export, tmp_path):
     at = tmp_path / "out" / "result.json"
     assert tune(*TINY, "--json", str(at)) == 1  # NO-GO: no backend was measured
     out = capsys.readouterr().out
-    assert "NO-GO" in out and "BROKEN" in out
+    assert "NO-GO, the default stays; report in" in out and "BROKEN" in out
+    assert "e+" not in out
     found = read(atmr_home)
     assert found["verdict"] == "NO-GO"
     also = json.loads(at.read_text())
@@ -81,27 +84,67 @@ def test_a_run_that_is_resumed_fits_nothing_again(atmr_home, no_export, monkeypa
     assert "done before" in capsys.readouterr().out
 
 
-def test_resuming_on_another_data_set_is_refused_with_both_hashes(atmr_home, no_export, capsys):
-    assert tune(*TINY, "--phases", "A", "--quiet") == 0
-    began = read(atmr_home)["hashes"]["data"]
-    capsys.readouterr()
-    assert tune(*TINY, "--phases", "A", "--days", "3", "--resume", "--quiet") == 2
-    said = sentence(capsys)
-    assert began in said and "this one is" in said
-
-
-def test_ctrl_c_writes_what_is_finished_and_says_how_to_go_on(
+def test_a_run_is_not_written_over_and_goes_on_only_as_it_began(
     atmr_home, no_export, monkeypatch, capsys
 ):
+    assert tune(*TINY, "--phases", "A", "--quiet") == 0
+    before = read(atmr_home)
+    played = dataset_room.data_set
+
+    def never(*_, **__):
+        raise AssertionError("it was refused too late")
+
+    monkeypatch.setattr(dataset_room, "data_set", never)
+    capsys.readouterr()
+    for given, said in (
+        (["--phases", "C"], "--name tiny: it has 3 finished configurations already; go on with "
+         "--resume, or choose another --name"),
+        (["--resume", "--seed", "5"], "--seed 0 there, 5 now"),
+        (["--resume", "--days", "3"], "--days 2 there, 3 now"),
+        (["--resume", "--scenario", "geneva"], "--scenario geneva_small there, geneva now"),
+    ):  # fmt: skip
+        assert tune(*TINY, "--quiet", *given) == 2, given
+        assert said in sentence(capsys)
+    assert read(atmr_home) == before
+    monkeypatch.setattr(dataset_room, "data_set", played)
+    assert tune(*TINY, "--phases", "B", "--resume") == 0
+    assert "no verdict" in capsys.readouterr().out
+    after = read(atmr_home)
+    assert after["reused"] == ["default", "batch_64", "batch_128"]
+    assert after["rows"][:3] == before["rows"]
+    assert [row["phase"] for row in after["rows"]] == list("AAABBB")
+
+
+def test_resuming_on_other_arrays_of_the_same_recipe_is_refused(atmr_home, no_export, capsys):
+    assert tune(*TINY, "--phases", "C", "--quiet") == 1
+    report = atmr_home / "results/tiny/protocol.json"
+    began = read(atmr_home)["hashes"]["data"]
+    report.write_text(report.read_text().replace(began, "f" * 64))
+    capsys.readouterr()
+    assert tune(*TINY, "--resume", "--quiet") == 2
+    said = sentence(capsys)
+    assert "f" * 64 in said and f"this one is {began}" in said
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_docker_stop_write_what_is_finished_and_say_how_to_go_on(
+    atmr_home, no_export, monkeypatch, capsys, how
+):
     fit = bench_room.fit
+    before = signal.getsignal(signal.SIGTERM)
+    if how == signal.SIGINT:  # a shell may have started the tests with it ignored
+        before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(network, data, options, *rest):
         if options.batch_size == 64:
-            raise KeyboardInterrupt
+            signal.raise_signal(how)
         return fit(network, data, options, *rest)
 
     monkeypatch.setattr(bench_room, "fit", interrupted)
     assert tune(*TINY) == 130
+    if how == signal.SIGINT:
+        signal.signal(signal.SIGINT, before_int)
+    assert signal.getsignal(signal.SIGTERM) == before
     assert "auto_tune.py protocol" in (said := sentence(capsys)) and said.endswith("--resume")
     found = read(atmr_home)
     assert [row["name"] for row in found["rows"]] == ["default"] and found["interrupted"]
@@ -109,6 +152,15 @@ def test_ctrl_c_writes_what_is_finished_and_says_how_to_go_on(
     monkeypatch.setattr(bench_room, "fit", fit)
     assert tune(*TINY, "--phases", "A", "--resume", "--quiet") == 0
     assert read(atmr_home)["reused"] == ["default"]
+
+
+def test_a_run_that_ends_while_the_teacher_plays_says_how_to_go_on(atmr_home, monkeypatch, capsys):
+    def stopped(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(dataset_room, "data_set", stopped)
+    assert tune(*TINY) == 130
+    assert sentence(capsys).endswith("--name tiny --resume")
 
 
 def test_go_is_exit_code_0(atmr_home, no_export, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from services.rl.errors import TrainingError
+from services.rl.evaluation.french_numbers import number
 from services.rl.evaluation.paired import Estimate
 from services.rl.simulation.kpis import KPIS
 from services.rl.simulation.types import FloatArray
@@ -223,13 +224,16 @@ def _fastest(outcome: Outcome, candidates: Sequence[str]) -> str:
         if SPEED.holds(ratio):
             able[name] = ratio
         else:
-            outcome.why[name] = f"écartée : {ratio:.2f} × seulement, il en faut {SPEED.limit:g}"
+            outcome.why[name] = (
+                f"écartée : seulement {number(ratio, 2)} × la vitesse du défaut, il en faut "
+                f"{SPEED.limit:g}"
+            )
     if not able:
         return DEFAULT
     best = max(able, key=lambda name: able[name])
     for name, ratio in able.items():
         outcome.why[name] = (
-            f"gardée : {ratio:.2f} × plus rapide, rien de bloquant" if name == best
+            f"gardée : {number(ratio, 2)} × la vitesse du défaut, rien de bloquant" if name == best
             else f"écartée : {best} est plus rapide"
         )  # fmt: skip
     return best

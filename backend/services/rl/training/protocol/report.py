@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from services.rl.evaluation.french_numbers import number as _n
 from services.rl.evaluation.plots import save_figure
@@ -18,6 +22,12 @@ from .throughput import PREPARED, THREADS
 JSON_FILE: Final = "protocol.json"
 MARKDOWN_FILE: Final = "protocol.md"
 FIGURE_FILE: Final = "protocol.png"
+_DEFAULT: Final = "default"
+_LINES: Final = ("-", "--", ":")
+"""Of phase C's seeds."""
+_EARLY: Final = 5
+"""Passes that the figure may cut off above."""
+_TICKS: Final = (1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8)
 
 
 def write_report(
@@ -63,12 +73,13 @@ def markdown(d: Mapping[str, Any], drawn: bool = False) -> str:
         "## Configurations",
         "",
         *_loader(d["loader"]),
+        *_centre(d),
         *_table(d["rows"]),
         *_choices(d),
         *_backends(d["backends"]),
         "## Règles déclarées",
         "",
-        *[f"- {r['kind']} · `{r['measure']}` {SIGNS[r['bound']]} {_g(r['limit'])} {r['unit']} : "
+        *[f"- {r['kind']} · `{r['measure']}` {SIGNS[r['bound']]} {_with_unit(r['limit'], r)} : "
           f"{r['about']}." for r in d["rules"]],
         "",
     ]  # fmt: skip
@@ -89,23 +100,55 @@ def markdown(d: Mapping[str, Any], drawn: bool = False) -> str:
 
 
 def _unfinished(d: Mapping[str, Any]) -> str:
-    return "interrompu" if d["interrupted"] else "aucun (la phase C n'a pas été demandée)"
+    if d["interrupted"]:
+        return "interrompu"
+    if "C" in d["plan"]["phases"]:
+        return "pas encore (la phase C n'est pas finie)"
+    return "aucun (la phase C n'a pas été demandée)"
 
 
 def _verdict(d: Mapping[str, Any]) -> list[str]:
     if not d["findings"]:
         return []
-    lines = [f"Configuration retenue : `{d['winner']}`.", ""]
+    lines = [_candidate(d), ""]
     for f in d["findings"]:
         held = "tenue" if f["holds"] else "**non tenue**"
-        value = "non mesuré" if f["value"] is None else f"{_g(f['value'])} {f['unit']}".strip()
-        lines.append(
-            f"- {f['kind']} · `{f['measure']}` : {value} ({SIGNS[f['bound']]} {_g(f['limit'])} "
-            f"attendu), règle {held}."
-        )
-    if d["winner"] == "default":
-        lines += ["", "Aucune configuration n'a remplacé le défaut : il reste."]
+        value = "non mesuré" if f["value"] is None else _with_unit(f["value"], f)
+        limit = f"{SIGNS[f['bound']]} {_in_unit(f['limit'], f)[0]} attendu"
+        lines.append(f"- {f['kind']} · `{f['measure']}` : {value} ({limit}), règle {held}.")
     return [*lines, ""]
+
+
+def _candidate(d: Mapping[str, Any]) -> str:
+    """What the verdict is about, and what becomes of the default."""
+    if d["winner"] == _DEFAULT:
+        return "Candidat : aucun, le défaut reste."
+    stays = " ; le défaut reste" if d["verdict"] == "NO-GO" else ""
+    return f"Candidat : `{d['winner']}`{_what(d, d['winner'])}{stays}."
+
+
+def _what(d: Mapping[str, Any], name: str) -> str:
+    """Batch, rate and weights of a configuration: its name tells but one of them."""
+    for row in d["rows"]:
+        if row["name"] == name:
+            o = row["options"]
+            return (
+                f" (lot {_n(o['batch_size'], 0)}, taux {_n(o['learning_rate'], 4)}, "
+                f"poids p/v {_n(o['w_policy'], 2)}/{_n(o['w_value'], 2)})"
+            )
+    return ""
+
+
+def _centre(d: Mapping[str, Any]) -> list[str]:
+    """That phase B's configurations have the batch that phase A chose, which no name tells."""
+    kept = d["chosen"].get("A", _DEFAULT)
+    if kept == _DEFAULT or not any(row["phase"] == "B" for row in d["rows"]):
+        return []
+    return [
+        f"La phase A a gardé `{kept}`{_what(d, kept)} : les configurations `value_…` de la phase B "
+        f"ont ce lot et ce taux, non ceux du défaut `{_DEFAULT}`{_what(d, _DEFAULT)}.",
+        "",
+    ]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -185,11 +228,16 @@ def _loader(found: Mapping[str, float]) -> list[str]:
     ways = [f"{way} : {_n(ratio, 2)} ×" for way, ratio in ratios.items()]
     kept = [way for way, ratio in ratios.items() if SPEED.holds(ratio)]
     return [
-        "Une passe, contre la boucle qui calcule les caractéristiques à chaque lot (à tour de "
-        f"rôle, à l'horloge, médiane des rapports) : {' ; '.join(ways)}.",
+        "Préparation des caractéristiques : durée d'une passe de la boucle qui les calcule à "
+        "chaque lot, divisée par celle de la même passe (même lot, celui du défaut) où elles sont "
+        "déjà calculées (à tour de rôle, à l'horloge, médiane des rapports) : "
+        f"{' ; '.join(ways)}.",
         "",
-        f"Temps par époque divisé par {SPEED.limit:g}, avec les mêmes pertes : "
+        f"Temps par époque divisé par {SPEED.limit:g} contre cette boucle, avec les mêmes pertes : "
         + (f"tenu ({' ; '.join(kept)})." if kept else "**manqué**."),
+        "",
+        "Tailles de lot : autre comparaison. La colonne « × défaut » et le sort des `batch_…` "
+        "comparent à la configuration par défaut, toutes sur caractéristiques déjà calculées.",
         "",
     ]
 
@@ -223,30 +271,104 @@ def _backends(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+# --- the figure ----------------------------------------------------------------------------------
+
+
 def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """``val_total`` over epochs and over seconds of training, by configuration."""
-    drawing = Figure(figsize=(11.0, 4.4), layout="constrained")
-    left, right = drawing.subplots(1, 2, sharey=True)
+    """``val_total`` over epochs and over seconds of training; the long runs below the short."""
     shown = [row for row in rows if "curve" in row]
-    for row in shown:
-        y = row["curve"]["val_total"]
-        style = {"label": row["name"], "linewidth": 1.3}
-        if row["phase"] == "C":
-            style |= {"linestyle": "--", "linewidth": 0.9}
-        line = left.plot(range(1, len(y) + 1), y, **style)[0]
-        right.plot(row["curve"]["seconds"], y, **{**style, "color": line.get_color()})
-    for axes, label in ((left, "époque"), (right, "secondes d'entraînement (processeur)")):
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.25)
-        axes.set_yscale("log")
-        axes.spines[["top", "right"]].set_visible(False)
-    left.set_ylabel("val_total")
-    right.legend(fontsize=7, frameon=False)
+    kinds = [
+        (title, found)
+        for title, found in (
+            ("réglages (phases A et B)", [row for row in shown if row["phase"] != "C"]),
+            ("confirmation longue (phase C)", [row for row in shown if row["phase"] == "C"]),
+        )
+        if found
+    ]
+    drawing = Figure(figsize=(13.0, 0.6 + 4.2 * len(kinds)), layout="constrained")
+    styles = _styles(shown)
+    grid = drawing.subplots(len(kinds), 2, sharey="row", squeeze=False)
+    for (left, right), (title, found) in zip(grid, kinds, strict=True):
+        for row in found:
+            y = row["curve"]["val_total"]
+            style = {**styles[row["name"]], "label": row["name"]}
+            if len(y) == 1:  # a line of one point would not be seen
+                style["marker"] = "o"
+            left.plot(range(1, len(y) + 1), y, **style)
+            right.plot(row["curve"]["seconds"], y, **style)
+        _dress(left, right, title)
+        _zoom(left, [row["curve"]["val_total"] for row in found])
     return drawing
 
 
-def _g(value: float) -> str:
-    return f"{value:.3g}".replace(".", ",")
+def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A colour for each configuration; its long runs share it, each seed has its own line."""
+    colours = iter(colormaps["tab10"].colors)  # type: ignore[attr-defined]
+    colour: dict[str, Any] = {_DEFAULT: "black"}
+    seeds: dict[str, int] = {}
+    found = {}
+    for row in rows:
+        name = of = row["name"]
+        line = "-"
+        if row["phase"] == "C":
+            of = name.removeprefix("long_").rpartition("_seed_")[0]
+            line = _LINES[seeds.setdefault(of, 0) % len(_LINES)]
+            seeds[of] += 1
+        if of not in colour:
+            colour[of] = next(colours)
+        found[name] = {"color": colour[of], "linestyle": line, "linewidth": 1.4}
+    return found
+
+
+def _dress(left: Axes, right: Axes, title: str) -> None:
+    for axes, label in ((left, "époque"), (right, "secondes d'entraînement (processeur)")):
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.25, which="both")
+        axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_title(title, loc="left", fontsize=11)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylabel("val_total (échelle log)")
+    right.legend(
+        fontsize=10, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2
+    )
+
+
+def _zoom(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Show where curves differ: their first passes, high above all that follows, are cut off."""
+    low, last = min(map(min, curves)), max(curve[-1] for curve in curves)
+    early = max(curve[min(_EARLY, len(curve)) - 1] for curve in curves)
+    axes.set_ylim(low / 1.02, 1.05 * max(last, early))
+    axes.yaxis.set_major_locator(LogLocator(subs=_TICKS))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _g(v)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def significant(value: float, unit: str = "") -> str:
+    """Three significant digits, as English writes them; no power of ten where there is a unit."""
+    if not unit and abs(value) < 1:
+        return f"{value:.3g}"
+    digits = np.format_float_positional(value, precision=3, fractional=False, trim="-")
+    whole, point, rest = digits.removeprefix("-").partition(".")
+    return f"{'-' if value < 0 else ''}{int(whole):,}{point}{rest}"
+
+
+def _in_unit(value: float, rule: Mapping[str, Any]) -> tuple[str, str]:
+    """A rule's number and its unit, for people: parts are told in percent."""
+    if rule["unit"] == "part":
+        return _g(100 * value, "%"), "% des états"
+    return _g(value, rule["unit"]), rule["unit"]
+
+
+def _with_unit(value: float, rule: Mapping[str, Any]) -> str:
+    return " ".join(_in_unit(value, rule)).strip()
+
+
+def _g(value: float, unit: str = "") -> str:
+    return significant(value, unit).replace(",", "\u202f").replace(".", ",")
 
 
 def _interval(shown: Mapping[str, float] | None) -> str:

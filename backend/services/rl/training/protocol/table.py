@@ -32,7 +32,8 @@ def document(bench: Bench, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "winner": outcome.winner,
         "backends": [asdict(row) for row in outcome.backends],
         "findings": [finding.document() for finding in outcome.verdict],
-        "verdict": None if outcome.interrupted or "C" not in plan.phases
+        # While phase C still runs there is none yet.
+        "verdict": None if outcome.interrupted or not outcome.verdict
         else "GO" if outcome.go else "NO-GO",
         "interrupted": outcome.interrupted,
         "reused": bench.reused,

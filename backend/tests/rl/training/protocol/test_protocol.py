@@ -24,6 +24,7 @@ def bench(order, data, tmp_path, monkeypatch) -> Bench:
     """Real in all but the export, which takes seconds: see the last test."""
     parity = {"states": 1, "relative": 0.0, "same_decisions": 1.0}
     monkeypatch.setattr(room, "export_parity", lambda *_: dict(parity))
+    monkeypatch.setattr(room.Bench, "backends", lambda *_: [])
     return Bench(order, data, judging_book(order, None, 3), tmp_path / "run")
 
 
@@ -88,6 +89,21 @@ def test_phase_a_keeps_the_fastest_that_breaks_nothing(numbers, winner):
     outcome = run_protocol(Told(**numbers), Plan(FitOptions(), ("A",)))
     assert outcome.winner == winner
     assert all(outcome.why[name] for name in outcome.results)
+
+
+def test_ratios_of_a_french_report_have_decimal_commas():
+    told = Told(batch_2048=(0.613, 10.0, 100.0), batch_4096=(0.43, 10.0, 100.0))
+    why = run_protocol(told, Plan(FitOptions(), ("A",))).why
+    assert why["batch_2048"] == "écartée : seulement 1,63 × la vitesse du défaut, il en faut 2"
+    assert why["batch_4096"] == "gardée : 2,33 × la vitesse du défaut, rien de bloquant"
+
+
+def test_phase_c_has_no_verdict_while_it_runs(bench):
+    found = []
+    plan = Plan(START, ("C",), seeds=1)
+    so_far = lambda outcome: found.append(document(bench, plan, outcome)["verdict"])  # noqa: E731
+    run_protocol(bench, plan, on_result=so_far)
+    assert found == [None, None]
 
 
 def test_phase_b_moves_the_weight_at_the_batch_that_a_chose():
@@ -219,4 +235,5 @@ def test_the_exported_graph_answers_as_torch_on_validation_states(order, data, t
 )
 def test_the_report_says_whether_a_pass_takes_half_the_time(found, said):
     text = "\n".join(_loader(found))
-    assert f"Temps par époque divisé par 2, avec les mêmes pertes : {said}." in text
+    assert "Temps par époque divisé par 2 contre cette boucle, avec les mêmes pertes" in text
+    assert f"pertes : {said}." in text
