@@ -20,7 +20,7 @@ from scripts.rl.command import (
     Parser,
     check_name,
     command_parser,
-    end_on_sigterm_too,
+    ended_as_by_ctrl_c,
     make_folder,
     positive_float,
     positive_int,
@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[given[0]](given[1:])
     arguments = build_parser().parse_args(given)
     make_folder(arguments.json and arguments.json.parent)
-    end_on_sigterm_too()
-    return _search(arguments, given)
+    with ended_as_by_ctrl_c():
+        return _search(arguments, given)
 
 
 # --- a study ---------------------------------------------------------------------------------

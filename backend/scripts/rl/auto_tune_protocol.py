@@ -7,11 +7,8 @@ Exit code 0 is GO (or a part of the phases without a verdict), 1 NO-GO.
 import argparse
 import math
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +19,13 @@ from scripts.rl.command import (
     SUCCESS,
     Parser,
     command_parser,
+    ended_as_by_ctrl_c,
     make_folder,
     positive_float,
     positive_int,
     provenance,
     run,
+    script_beside,
     seed_number,
     write_json,
 )
@@ -122,21 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     order.config.changed(experiment_name=name)  # the same names are allowed
     folder = results_dir() / name
     make_folder(folder)
-    with _ended_as_by_ctrl_c():
+    with ended_as_by_ctrl_c():
         return _run(arguments, given, order, plan, folder)
-
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM (``docker stop``) ends the command as Ctrl-C does: nothing finished is lost."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _phases(text: str) -> tuple[str, ...]:
@@ -253,7 +239,7 @@ def _interrupted(given: Sequence[str]) -> int:
     words = ["protocol", *(word for word in given if word != "--resume"), "--resume"]
     print(
         "interrupted; what is finished is written: go on with "
-        + shlex.join(["auto_tune.py", *words]),
+        f"{script_beside('auto_tune.py')} {shlex.join(words)}",
         file=sys.stderr,
     )
     return INTERRUPTED

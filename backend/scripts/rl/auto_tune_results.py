@@ -12,7 +12,7 @@ from scripts.rl.command import (
     INTERRUPTED,
     SUCCESS,
     command_parser,
-    end_on_sigterm_too,
+    ended_as_by_ctrl_c,
     make_folder,
     positive_int,
     provenance,
@@ -83,7 +83,6 @@ def confirm(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=positive_int, default=1, help="processes (default 1)")
     arguments = parser.parse_args(argv)
     make_folder(arguments.json and arguments.json.parent)
-    end_on_sigterm_too()
     storage = open_storage(arguments.storage, must_exist=True)
     try:
         study = existing_study(arguments.study, storage)
@@ -101,7 +100,8 @@ def confirm(argv: Sequence[str]) -> int:
             workers=arguments.workers,
         )
         try:
-            document = confirmed(study, order, plan, _printer(arguments.quiet), provenance())
+            with ended_as_by_ctrl_c():
+                document = confirmed(study, order, plan, _printer(arguments.quiet), provenance())
         except KeyboardInterrupt:
             print(
                 "interrupted; finished trainings are kept: the same command goes on",

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -67,13 +67,20 @@ def resuming(argv: Sequence[str], name: str) -> str:
     return shlex.join(["train_dqn.py", *words, "--resume"])
 
 
-def end_on_sigterm_too() -> None:
-    """Take SIGTERM (``docker stop``, systemd) for Ctrl-C: what is finished is written.
+@contextlib.contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM (``docker stop``, systemd) is Ctrl-C: what is finished is written.
 
     Only the main thread may say so; elsewhere the signal stays as it is.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_name(option: str, name: str) -> None:

@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from scripts.rl.auto_tune import main
-from scripts.rl.command import end_on_sigterm_too, exit_code
+from scripts.rl.command import ended_as_by_ctrl_c, exit_code
 from scripts.rl.train_dqn import main as train_dqn
 from services.rl.simulation.engine import Engine
 from services.rl.training.tuning import worker
@@ -169,12 +169,9 @@ def test_another_world_or_budget_is_told_by_its_fields(atmr_home, capsys, monkey
     assert "(seed 0 there, 5 now)" in said
 
 
-def test_sigterm_is_taken_for_ctrl_c():
+def test_sigterm_is_taken_for_ctrl_c_and_only_inside():
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        end_on_sigterm_too()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(KeyboardInterrupt), ended_as_by_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) == before
