@@ -111,6 +111,14 @@ def _paired(a: optuna.Study, b: optuna.Study, steps: int | None) -> dict[str, An
     }
 
 
+def _effort(saved: float | None) -> str:
+    if saved is None:
+        return "L'effort n'est pas comparable : la seconde n'a joué aucun essai."
+    return (
+        f"La première prend {_n(abs(saved), 0)} % d'étapes de {'moins' if saved >= 0 else 'plus'}."
+    )
+
+
 def comparison_markdown(document: Mapping[str, Any]) -> str:
     """The comparison in French."""
     a, b = document["a"], document["b"]
@@ -130,7 +138,7 @@ def comparison_markdown(document: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        f"La première prend {_n(document['steps_saved_pct'], 0)} % d'étapes de moins.",
+        _effort(document["steps_saved_pct"]),
         "",
     ]
     for key, title in (("at_the_end", "À la fin"), ("at_equal_steps", "À étapes égales")):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from services.rl.evaluation.kpi_figure import BLUE, GREY, ORANGE, RED
 from services.rl.evaluation.plots import save_figure
@@ -167,5 +167,6 @@ def draw_comparison(document: Mapping[str, Any], folder: Path) -> Path:
             steps, best = zip(*points, strict=True)
             axes.step([*steps, document[side]["steps"]], [*best, best[-1]], where="post",
                       color=color, label=document[side]["study"])  # fmt: skip
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M, not 1.5 and 1e6 elsewhere
     axes.legend(fontsize=8, frameon=False)
     return save_figure(figure, folder / "comparison.png")

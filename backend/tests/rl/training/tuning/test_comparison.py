@@ -107,6 +107,11 @@ def test_a_study_without_a_whole_trial_is_nothing_to_compare(storage):
     assert "À la fin : rien à comparer." in comparison_markdown(document)
 
 
+def test_the_costlier_study_is_said_to_be_so(pair):
+    text = comparison_markdown(comparison(*reversed(pair)))
+    assert "La première prend 26 % d'étapes de plus." in text
+
+
 def test_the_report_holds_the_figures(pair, tmp_path):
     write_comparison(*pair, tmp_path)
     text = (tmp_path / COMPARISON_FILE).read_text(encoding="utf-8")
