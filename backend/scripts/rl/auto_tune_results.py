@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from scripts.rl.command import (
     script_beside,
     write_json,
 )
+from services.rl import paths
 from services.rl.errors import UsageError
 from services.rl.simulation.scenarios import load_scenario
 
@@ -125,11 +127,18 @@ def confirm(argv: Sequence[str]) -> int:
         )
         if test["worse"]:
             print(f"worse for patients: {', '.join(test['worse'])}")
-        script, _, options = document["train"].partition(" ")
+        script, *words = shlex.split(document["train"])
+        options = shlex.join(_from_here(word) for word in words)
         print(
             f"report in {folder}; train {document['winner']} so: {script_beside(script)} {options}"
         )
     return SUCCESS
+
+
+def _from_here(word: str) -> str:
+    """A report's path as this folder needs it: reports count from the root of outputs."""
+    kept = paths.home() / word
+    return str(kept) if kept.is_file() and not Path(word).exists() else word
 
 
 def report(argv: Sequence[str]) -> int:

@@ -99,7 +99,7 @@ def check_name(option: str, name: str) -> None:
 def script_beside(name: str) -> str:
     """Another script as a person who ran this one would type it: ``python .../train_dqn.py``."""
     here = Path(sys.argv[0])
-    return f"python {here.with_name(name)}" if here.suffix == ".py" else name
+    return f"python {shlex.quote(str(here.with_name(name)))}" if here.suffix == ".py" else name
 
 
 def exit_code(

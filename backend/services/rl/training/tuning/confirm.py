@@ -170,7 +170,7 @@ def confirm(
             {
                 "name": name,
                 "values": candidates[name],
-                "screening": _screening(study, screened.get(name)),
+                "screening": _screening(study, order, screened.get(name)),
                 "full_budget": means.get(name),
                 "by_seed": chosen_by[name]["reward"].mean(axis=1).tolist() if name in means else [],
                 "failed": failed.get(name),
@@ -186,7 +186,7 @@ def confirm(
         "provenance": dict(provenance or {}),
     }
     folder = folder_of(order.name)
-    document["earlier"] = _earlier_looks(folder / CONFIRMED_FILE, document)
+    document["earlier"] = _earlier_looks(folder / CONFIRMED_FILE, document, say)
     write_document(folder / CANDIDATE_FILE, full.document(candidates[chosen]))
     write_document(folder / WINNER_FILE, full.document(candidates[str(document["winner"])]))
     document["train"] = training_command(order, plan, folder / WINNER_FILE)
@@ -197,19 +197,41 @@ def confirm(
     return document
 
 
-def _earlier_looks(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Confirmations of this study by another plan: each has looked at test days, and one chose."""
+def _earlier_looks(
+    path: Path, document: Mapping[str, Any], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Other confirmations of this study: each has looked at test days by another plan or choice."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        same = before["marks"] == document["marks"]
-        looks: list[dict[str, Any]] = before.get("earlier", []) if same else []
-        if same and before["plan"] != json.loads(json.dumps(document["plan"])):
-            reward = before["test"]["kpis"]["reward"]["difference"]
-            looks = [*looks, {"plan": before["plan"], "candidate": before["candidate"],
-                              "reward": reward}]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []  # none, or none that can be read
+        if before["marks"] != document["marks"]:
+            return []
+        found = [*before.get("earlier", []), _look(before)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        say(f"{path} cannot be read ({error}): earlier looks at the test days are not known")
+        return []
+    own, looks = _look(document), []
+    for look in found:
+        if look != own and look not in looks:
+            looks.append(look)
     return looks
+
+
+def _look(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a look at the test days from another, as JSON gives it back."""
+    chosen = next(c for c in document["candidates"] if c["name"] == document["candidate"])
+    look: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "plan": document["plan"],
+                "candidate": document["candidate"],
+                "values": chosen["values"],
+                "reward": document["test"]["kpis"]["reward"]["difference"],
+            }
+        )
+    )
+    return look
 
 
 def study_marks(study: optuna.Study) -> dict[str, Any]:
@@ -355,9 +377,20 @@ def _shown(value: Estimate) -> dict[str, Any]:
     }
 
 
-def _screening(study: optuna.Study, trial: optuna.trial.FrozenTrial | None) -> float | None:
-    trial = trial or default_trial(study)
-    return None if trial is None else float(trial.values[0])
+def _screening(
+    study: optuna.Study, order: Order, trial: optuna.trial.FrozenTrial | None
+) -> float | None:
+    """A candidate's score in the study; the default's (no trial) only if it is today's as well."""
+    if trial is None:
+        trial = default_trial(study)
+        today = order.setup().objective.fields()
+        if trial is None or not _same(order.space.fields(trial.params), today):
+            return None
+    return float(trial.values[0])
+
+
+def _same(values: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    return all(plain(value) == plain(fields[name]) for name, value in values.items())
 
 
 def _ranks(
@@ -369,10 +402,9 @@ def _ranks(
 ) -> dict[str, Any]:
     """Of screening and full-budget scores; the default counts where both played the same values."""
     names = [n for n in means if n != DEFAULT]
+    scores = [float(screened[n].values[0]) for n in names]
     default = default_trial(study)
-    if default is not None:
-        then, now = order.space.fields(default.params), candidates[DEFAULT]
-        if all(plain(then[field]) == plain(now[field]) for field in now):
-            names.append(DEFAULT)
-    scores = [_screening(study, screened.get(n)) for n in names]
-    return rank_correlation([s for s in scores if s is not None], [means[n] for n in names])
+    if default is not None and _same(order.space.fields(default.params), candidates[DEFAULT]):
+        names.append(DEFAULT)
+        scores.append(float(default.values[0]))
+    return rank_correlation(scores, [means[n] for n in names])

@@ -66,7 +66,7 @@ def crossed_gain(a: FloatArray, b: FloatArray) -> Gain:
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     base = crossed_difference(b, np.zeros_like(b))
-    if not base.low > 0:
+    if not (base.low > 0 and np.isfinite(a).all()):
         return Gain(float("nan"), float("-inf"), float("inf"))
     ratio = float(a.mean()) / base.mean
 

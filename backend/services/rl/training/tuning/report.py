@@ -58,7 +58,7 @@ def study_document(study: optuna.Study, confirmed: Mapping[str, Any] | None) -> 
     whole = [t.user_attrs[STEPS] for t in complete_trials(study)]
     full = float(np.mean(whole)) if whole else 0.0
     spent = sum(t.user_attrs[STEPS] for t in judged)
-    unpruned = sum(t.user_attrs.get(WHOLE, full) for t in judged)
+    unpruned = sum(_whole(t, full) for t in judged)
     seconds = [trial_seconds(t) for t in complete_trials(study)]
     without = len(judged) * float(np.mean(seconds)) if seconds else 0.0
     used_s = sum(trial_seconds(t) for t in judged)
@@ -124,6 +124,12 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "reason": attrs.get(REASON),
         "retry_of": trial.system_attrs.get("failed_trial"),
     }
+
+
+def _whole(trial: FrozenTrial, mean: float) -> float:
+    """Steps of a trial if it is not stopped; older versions did not note them."""
+    own = trial.user_attrs[STEPS] if trial.state == TrialState.COMPLETE else mean
+    return float(trial.user_attrs.get(WHOLE, own))
 
 
 def trial_seconds(trial: FrozenTrial) -> float:

@@ -245,7 +245,16 @@ def parse_space(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> SearchSpac
     Raises:
         UsageError: If it names what is unknown or impossible.
     """
-    return SearchSpace(tuple(_parsed(str(n), v, fields) for n, v in raw.items())).checked(fields)
+    return kept_space(raw, fields).checked(fields)
+
+
+def kept_space(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> SearchSpace:
+    """A space that a study was begun with: its default may have been another than today's.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    return SearchSpace(tuple(_parsed(str(n), v, fields) for n, v in raw.items()))
 
 
 def _is_fixed(name: str) -> bool:

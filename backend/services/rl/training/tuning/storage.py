@@ -185,6 +185,7 @@ def _server_lock(storage: RDBStorage, study: str) -> Iterator[Callable[[], None]
         try:
             yield let_next
         except BaseException:
-            connection.invalidate()  # with the session goes its lock, whatever state it is in
+            if held and not connection.closed:
+                connection.invalidate()  # with the session goes its lock, whatever state it is in
             raise
         let_next()

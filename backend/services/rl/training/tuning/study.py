@@ -197,18 +197,19 @@ def _compare(study: optuna.Study, setup: StudySetup, other_code: bool) -> None:
     }
     for name, now in marks.items():
         then = kept.get(name)
-        if then == now:
-            continue
-        if name == "code_hash" and other_code:
-            study.set_user_attr("code_hash", now)
-            earlier = [*kept.get("earlier_code", []), then]
-            study.set_user_attr("earlier_code", earlier)
+        if then == now or (name == "code_hash" and other_code):
             continue
         way = " (--other-code goes on all the same)" if name == "code_hash" else ""
+        if name == "pruner":
+            then = then or "halving 1 2 4, of an older version,"
+            way = "; begin another study"
         raise UsageError(
             f"--resume: study {study.study_name} is of another {words[name]}: "
             f"{_short(then)} there, {_short(now)} now{_in_words(name, kept, setup)}{way}"
         )
+    if kept.get("code_hash") != marks["code_hash"]:  # last: what is refused is not changed
+        study.set_user_attr("earlier_code", [*kept.get("earlier_code", []), kept.get("code_hash")])
+        study.set_user_attr("code_hash", marks["code_hash"])
 
 
 def _in_words(mark: str, kept: Mapping[str, Any], setup: StudySetup) -> str:

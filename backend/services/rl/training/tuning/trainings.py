@@ -7,6 +7,7 @@ is taken for new, and nothing is gone on with that began otherwise.
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -119,6 +120,9 @@ def train_all(
             for future in as_completed(futures):
                 note(futures[future], future.result())
         except BaseException:
+            for process in list((pool._processes or {}).values()):  # they save, and leave
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGINT)
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return failed
@@ -127,8 +131,12 @@ def train_all(
 def _watch_the_parent() -> None:
     """In a pool's process: a training ends with the command that wants it, however that ends.
 
-    It would hold its folder for minutes, and the command that goes on would be refused.
+    It would hold its folder for minutes, and the command that goes on would be refused. Ctrl-C and
+    SIGTERM reach it through its parent, once.
     """
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def wait() -> None:
         parent = parent_process()

@@ -31,7 +31,7 @@ from services.rl.simulation.scenarios import Scenario
 
 from ..task import Score
 from .objective import RUNGS, STUDY_DAYS, objective_of
-from .search_space import SearchSpace, parse_space
+from .search_space import SearchSpace, kept_space
 from .storage import GRACE_S, HEARTBEAT_S, close, open_storage, turnstile
 from .study import (
     DEFAULT_TRIAL,
@@ -146,7 +146,7 @@ def order_of(study: optuna.Study, storage: str | None) -> Order:
         days=kept["days"],
         data_dir=kept["data_dir"],
     ).fields()
-    space = parse_space(kept["space"], fields)
+    space = kept_space(kept["space"], fields)
     return Order(study.study_name, scenario, space=space, storage=storage, trials=1, **rest)
 
 
@@ -378,6 +378,7 @@ def _child(order: Order, number: int) -> None:
     """A worker's process: in a group of its own, so that Ctrl-C reaches it through its parent."""
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all, it reaches us as SIGINT
     logging.basicConfig(format="%(message)s")
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # not every look of every worker
     try:

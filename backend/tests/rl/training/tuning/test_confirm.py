@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 
 from services.rl import paths
@@ -17,7 +18,7 @@ from services.rl.training.tuning.crossed import crossed_difference, crossed_gain
 from services.rl.training.tuning.report import write_report
 from services.rl.training.tuning.search_space import Parameter, SearchSpace
 from services.rl.training.tuning.study import best_trials, open_study
-from services.rl.training.tuning.worker import work
+from services.rl.training.tuning.worker import ORDER, order_of, work
 
 from .toy_studies import Hill, toy
 
@@ -190,6 +191,44 @@ def test_the_default_counts_in_the_ranks_also_where_a_value_is_a_list(
     work(order)
     found = confirm(study, order, PLAN)
     assert found["rank_correlation"]["n"] == PLAN.top + 1
+
+
+def test_a_default_that_has_changed_since_the_study_has_no_screening_score(
+    searched, played, monkeypatch
+):
+    study, order, _ = searched
+    kept = confirm(study, order, PLAN)["candidates"][0]
+    assert kept["name"] == "default" and kept["screening"] == 5.0
+    monkeypatch.setattr(Hill, "fields", lambda _: {"height": 9.0, "kind": "a"})
+    changed = confirm(study, order, PLAN)["candidates"][0]
+    assert changed["values"]["height"] == 9.0 and changed["screening"] is None
+
+
+def test_a_study_can_be_confirmed_though_its_space_leaves_out_todays_default(storage, tmp_path):
+    kept = {**DEFAULT_ORDER, "space": {"hyperparameters.batch_size": {"choices": [64, 128]}}}
+    study = optuna.create_study(storage=storage, study_name="old")
+    study.set_user_attr(ORDER, {**kept, "scenario": toy(tmp_path).scenario.model_dump(mode="json")})
+    order = order_of(study, None)
+    assert order.space.parameters[0].choices == (64, 128)
+
+
+DEFAULT_ORDER = {
+    "policy": "qnetwork", "mode": "quick", "sampler": "tpe", "pruning": True, "seed": 0,
+    "steps": None, "days": 64, "data_dir": None,
+}  # fmt: skip
+
+
+def test_the_same_look_is_counted_once_and_another_choice_is_another_look(
+    searched, played, atmr_home
+):
+    study, order, _ = searched
+    other = replace(PLAN, test_days=8)
+    for plan in (PLAN, other, PLAN, other):
+        found = confirm(study, order, plan)
+    assert [look["plan"]["test_days"][2] for look in found["earlier"]] == [12]
+    work(replace(order, trials=40))
+    found = confirm(study, replace(order, trials=40), other)
+    assert len(found["earlier"]) == 2  # by both plans, of the candidate of the first 12 trials
 
 
 def test_another_look_at_the_test_days_is_remembered_and_told(searched, played, atmr_home):

@@ -158,6 +158,26 @@ def test_a_study_of_another_pruner_is_refused(storage, tmp_path, monkeypatch):
         open_study(order.setup(), storage, resume=True)
 
 
+def test_what_is_refused_is_not_changed_and_an_older_pruner_is_named(
+    storage, tmp_path, monkeypatch
+):
+    order = toy(tmp_path)
+    study = begun(order, storage)
+    study.set_user_attr("pruner", None)
+    study.set_user_attr("code_hash", "0" * 64)
+    with pytest.raises(UsageError, match=r"halving 1 2 4, of an older version.*another study"):
+        open_study(order.setup(), storage, resume=True, other_code=True)
+    assert study.user_attrs["code_hash"] == "0" * 64 and "earlier_code" not in study.user_attrs
+
+
+def test_trials_of_an_older_version_save_nothing_that_was_not_saved():
+    study = optuna.create_study(direction="maximize")
+    for steps, noted in ((100, {}), (100, {}), (200, {room.WHOLE: 200}), (200, {room.WHOLE: 200})):
+        attrs = {room.STEPS: steps, **noted}
+        study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs=attrs))
+    assert study_document(study, None)["steps"]["saved_pct"] == 0.0
+
+
 def test_other_code_is_refused_unless_it_is_said_to_be_right(storage, tmp_path, monkeypatch):
     order = toy(tmp_path)
     first = room.code_sha256()

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 import pytest
 from optuna.trial import TrialState
 
+from scripts.rl.command import ended_as_by_ctrl_c
 from services.rl.training.tuning.storage import close, open_storage, turnstile
 from services.rl.training.tuning.study import open_study, standing
 from services.rl.training.tuning.trainings import Job, train_all
@@ -96,12 +97,14 @@ def test_what_a_killed_trial_left_is_removed_and_nothing_else(atmr_home, tmp_pat
     order = toy(tmp_path, trials=2)
     storage, study = begun(order)
     work(order)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        playing = trial_folder(study, study.ask().number)
     own, other = trial_folder(study, 1), "toy.another.trial_0001"
-    for name in (own, other, "toy"):
+    for name in (own, other, playing, "toy"):
         (atmr_home / "results" / name).mkdir(parents=True)
     remove_leftovers(study)
     left = {path.name for path in (atmr_home / "results").iterdir()}
-    assert left == {other, "toy"}
+    assert left == {other, playing, "toy"}
     close(storage)
 
 
@@ -155,6 +158,26 @@ def test_trainings_of_a_confirmation_end_with_it_however_it_ends(atmr_home, tmp_
     while any(map(_alive, pids)):
         assert time.monotonic() < until, "trainings go on without anybody to take them"
         time.sleep(0.05)
+
+
+def _confirming(jobs):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ended_as_by_ctrl_c():
+        train_all(jobs, 2, print)
+
+
+def test_one_sigterm_ends_a_confirmation_in_mid_training(atmr_home, tmp_path):
+    order = toy(tmp_path, trouble="hangs in training")
+    jobs = [Job(order, "quick", None, "default", {"height": 5.0}, seed) for seed in (1, 2)]
+    parent = CONTEXT.Process(target=_confirming, args=(jobs,))
+    parent.start()
+    until = time.monotonic() + 120
+    while len(list(tmp_path.glob("training.*"))) < 2:
+        assert parent.is_alive() and time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(parent.pid, signal.SIGTERM)
+    parent.join(30)
+    assert parent.exitcode is not None, "it waits for trainings that take minutes"
 
 
 def _held(url, name, inside, go_on):
@@ -218,6 +241,9 @@ def test_a_trial_that_fails_in_the_turnstile_lets_the_next_one_in(
     storage = open_storage(url)
     with pytest.raises(ZeroDivisionError), turnstile(storage, "study"):
         raise ZeroDivisionError
+    with pytest.raises(KeyboardInterrupt), turnstile(storage, "study") as let_next:
+        let_next()
+        raise KeyboardInterrupt  # in mid-trial
     entered, thread = _waits(storage, "study")
     assert entered.wait(30)
     thread.join(30)
