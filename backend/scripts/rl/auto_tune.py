@@ -112,15 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(arguments: argparse.Namespace, given: Sequence[str]) -> int:
-    from services.rl.training.tuning.storage import close, storage_failures_told
+    from services.rl.training.tuning.storage import in_use
 
     order = _order(arguments)
-    storage = order.connect()
-    try:
-        with storage_failures_told():
-            return _play(order, storage, arguments, given)
-    finally:
-        close(storage)
+    with in_use(order.connect()) as storage:
+        return _play(order, storage, arguments, given)
 
 
 def _play(

@@ -18,6 +18,7 @@ from scripts.rl.command import (
     INTERRUPTED,
     SUCCESS,
     Parser,
+    check_name,
     command_parser,
     ended_as_by_ctrl_c,
     make_folder,
@@ -117,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("--w-policy and --w-value are both 0: there would be nothing to learn")
     make_folder(arguments.json and arguments.json.parent)
     order, plan = _ordered(arguments, phases)
-    name = arguments.name or f"{order.scenario.name}_protocol"
-    order.config.changed(experiment_name=name)  # the same names are allowed
+    name = f"{order.scenario.name}_protocol" if arguments.name is None else arguments.name
+    check_name("--name", name)
     folder = results_dir() / name
     make_folder(folder)
     with ended_as_by_ctrl_c():

@@ -54,7 +54,7 @@ def confirm(argv: Sequence[str]) -> int:
     from services.rl.training.tuning.confirm import ConfirmPlan
     from services.rl.training.tuning.confirm import confirm as confirmed
     from services.rl.training.tuning.report import write_report
-    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.storage import in_use, open_storage
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of, order_of
 
@@ -85,8 +85,7 @@ def confirm(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=positive_int, default=1, help="processes (default 1)")
     arguments = parser.parse_args(argv)
     make_folder(arguments.json and arguments.json.parent)
-    storage = open_storage(arguments.storage, must_exist=True)
-    try:
+    with in_use(open_storage(arguments.storage, must_exist=True)) as storage:
         study = existing_study(arguments.study, storage)
         order = order_of(study, arguments.storage)
         if arguments.data_dir is not None:
@@ -112,8 +111,6 @@ def confirm(argv: Sequence[str]) -> int:
             return INTERRUPTED
         folder = folder_of(order.name)
         write_report(study, folder, document)
-    finally:
-        close(storage)
     if arguments.json is not None:
         write_json(arguments.json, {**document, **provenance()})
     if not arguments.quiet:
@@ -144,7 +141,7 @@ def _from_here(word: str) -> str:
 def report(argv: Sequence[str]) -> int:
     """Write a study's report again: Markdown, JSON, plots, TensorBoard."""
     from services.rl.training.tuning.report import study_document, write_hparams, write_report
-    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.storage import in_use, open_storage
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of
 
@@ -156,16 +153,13 @@ def report(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     make_folder(arguments.out)
     make_folder(arguments.json and arguments.json.parent)
-    storage = open_storage(arguments.storage, must_exist=True)
-    try:
+    with in_use(open_storage(arguments.storage, must_exist=True)) as storage:
         study = existing_study(arguments.study, storage)
         confirmed = confirmed_of(study, folder_of(arguments.study))
         files = write_report(study, arguments.out or folder_of(arguments.study), confirmed)
         write_hparams(study)
         if arguments.json is not None:
             write_json(arguments.json, {**study_document(study, confirmed), **provenance()})
-    finally:
-        close(storage)
     _printer(arguments.quiet)(f"{files[0]}")
     return SUCCESS
 
@@ -173,7 +167,7 @@ def report(argv: Sequence[str]) -> int:
 def compare(argv: Sequence[str]) -> int:
     """Compare two studies: steps, best scores at the end and at equal steps, paired by days."""
     from services.rl.training.tuning.comparison import comparison_markdown, write_comparison
-    from services.rl.training.tuning.storage import close, open_storage
+    from services.rl.training.tuning.storage import in_use, open_storage
     from services.rl.training.tuning.study import existing_study
     from services.rl.training.tuning.worker import folder_of
 
@@ -187,14 +181,11 @@ def compare(argv: Sequence[str]) -> int:
     if arguments.a == arguments.b:
         raise UsageError(f"compare {arguments.a} {arguments.b}: name two studies")
     make_folder(arguments.json and arguments.json.parent)
-    storage = open_storage(arguments.storage, must_exist=True)
-    try:
+    with in_use(open_storage(arguments.storage, must_exist=True)) as storage:
         a, b = (existing_study(name, storage) for name in (arguments.a, arguments.b))
         folder = arguments.out or folder_of(arguments.a) / f"against_{arguments.b}"
         make_folder(folder)
         document = write_comparison(a, b, folder)
-    finally:
-        close(storage)
     if arguments.json is not None:
         write_json(arguments.json, {**document, **provenance()})
     _printer(arguments.quiet)(comparison_markdown(document))

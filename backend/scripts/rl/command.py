@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from services.rl.errors import AtmrError, UsageError
+from services.rl.paths import NAME_PATTERN
 
 SUCCESS, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -89,7 +90,7 @@ def check_name(option: str, name: str) -> None:
     Raises:
         UsageError: If it is none, naming the option.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(
             f"{option} {name!r}: a name has up to 100 letters, digits, dots, dashes and "
             "underscores, and begins with a letter or a digit"

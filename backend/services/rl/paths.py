@@ -6,7 +6,10 @@ command started from any folder writes to the same place.
 
 import os
 from pathlib import Path
+from typing import Final
 
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""Names of folders under `results_dir`: of trainings, studies and protocols."""
 _REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 
 

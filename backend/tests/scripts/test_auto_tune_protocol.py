@@ -184,7 +184,7 @@ def test_go_is_exit_code_0(atmr_home, no_export, monkeypatch):
         (["--w-policy", "nan"], "--w-policy"),
         (["--w-policy", "0", "--w-value", "0"], "both 0"),
         (["--scenario", "nowhere"], "nowhere"),
-        (["--name", "../out"], "experiment_name"),
+        (["--name", "../out"], "--name '../out': a name has"),
         (["--teacher", "nobody"], "nobody"),
         (["--batch-size", "4096"], "larger than the data set's"),
         (["--mode", "gpu"], "--mode"),

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from services.rl.errors import TrainingError
+from services.rl.paths import NAME_PATTERN
 
 Mode = Literal["sanity", "quick", "production", "gpu"]
 MODES: tuple[Mode, ...] = ("sanity", "quick", "production", "gpu")
@@ -229,7 +230,7 @@ class TrainingConfig(_Strict):
         checkpoint_path: Go on from this checkpoint instead.
     """
 
-    experiment_name: str = Field(default="dqn", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    experiment_name: str = Field(default="dqn", pattern=NAME_PATTERN)
     seed: int = Field(default=0, ge=0, lt=2**32)
     total_timesteps: Positive = 64_000
     device: Literal["cpu", "cuda"] = "cpu"

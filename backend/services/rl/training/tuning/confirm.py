@@ -338,7 +338,7 @@ def _transfer(
 def _comparison(a: Mapping[str, FloatArray], b: Mapping[str, FloatArray]) -> dict[str, Any]:
     differences = {kpi: crossed_difference(a[kpi], b[kpi]) for kpi in COMPARED}
     return {
-        "gain_pct": _gain(crossed_gain(a["reward"], b["reward"])),
+        "gain_pct": _shown(crossed_gain(a["reward"], b["reward"])),
         "claimed": bool(differences["reward"].low > 0),
         "worse": [kpi for kpi in PATIENTS if _is_worse(kpi, differences[kpi])],
         "kpis": {
@@ -352,14 +352,6 @@ def _comparison(a: Mapping[str, FloatArray], b: Mapping[str, FloatArray]) -> dic
     }
 
 
-def _gain(value: Gain) -> dict[str, Any]:
-    known = np.isfinite(value.mean)
-    return {
-        "mean": value.mean if known else None,
-        "ci95": [value.low, value.high] if known else None,
-    }
-
-
 def _is_worse(kpi: str, difference: Estimate) -> bool:
     """Whether the whole interval lies on the bad side."""
     return bool(difference.high < 0 if kpi in HIGHER_IS_BETTER else difference.low > 0)
@@ -369,8 +361,8 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _shown(value: Estimate) -> dict[str, Any]:
-    known = np.isfinite(value.half_width)
+def _shown(value: Estimate | Gain) -> dict[str, Any]:
+    known = np.isfinite([value.low, value.high]).all()
     return {
         "mean": value.mean if np.isfinite(value.mean) else None,
         "ci95": [value.low, value.high] if known else None,

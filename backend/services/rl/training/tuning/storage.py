@@ -103,16 +103,18 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def storage_failures_told() -> Iterator[None]:
-    """Inside, a database that fails (full, read-only, gone) is one sentence.
+def in_use(storage: RDBStorage) -> Iterator[RDBStorage]:
+    """A storage for a command: let go of in the end; a database that fails is one sentence.
 
     Raises:
-        UsageError: In place of the database's error.
+        UsageError: In place of the database's error (full, read-only, gone).
     """
     try:
-        yield
+        yield storage
     except (StorageInternalError, SQLAlchemyError) as error:
         raise UsageError(f"--storage: the database failed: {_reason(error)}") from error
+    finally:
+        close(storage)
 
 
 def _parsed(url: str) -> URL:

@@ -112,7 +112,7 @@ def train_all(
             note(job, train(job))
         return failed
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_watch_the_parent
+        workers, mp_context=get_context("spawn"), initializer=_end_with_the_command
     )
     with pool:
         futures = {pool.submit(train, job): job for job in left}
@@ -128,7 +128,7 @@ def train_all(
     return failed
 
 
-def _watch_the_parent() -> None:
+def _end_with_the_command() -> None:
     """In a pool's process: a training ends with the command that wants it, however that ends.
 
     It would hold its folder for minutes, and the command that goes on would be refused. Ctrl-C and
